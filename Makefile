@@ -1,0 +1,35 @@
+# make run · make test · make lab · make notebooks · make reset
+# Each makes .venv from requirements.txt first, when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/requirements-installed
+NOTEBOOKS := notebooks/1-lenet5-train-and-save.ipynb notebooks/2-lenet5-load-and-continue.ipynb
+
+.PHONY: run test lab notebooks reset
+
+run: $(READY)
+	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf notebooks/saved_data
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
+
+notebooks: $(READY)
+	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS)
+
+reset:
+	rm -rf notebooks/saved_data build
+
+$(READY): requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)'. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12 run"; exit 1; }
+	@$(PYTHON) tools/check_python.py
+	@echo "Making .venv from requirements.txt: about three minutes, and up to 6 GB with PyTorch's GPU libraries."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt
+	@touch $@

@@ -1,0 +1,137 @@
+"""The training loop, in which every epoch is a function of `(seed, epoch)` and nothing else."""
+
+import contextlib
+import random
+import sys
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from helper.evaluation import compute_accuracy, set_all_seeds
+from helper.history import History
+
+
+def train_model(
+    model,
+    num_epochs,
+    train_loader,
+    valid_loader,
+    test_loader,
+    optimizer,
+    device,
+    scheduler=None,
+    scheduler_on="valid_acc",
+    seed=123,
+    history=None,
+    logging_interval=None,
+):
+    """Train `model` until `num_epochs` epochs are done in total, and return the History.
+
+    Shows a progress bar, and leaves one line per epoch and the test accuracy at the end.
+
+    Args:
+        model: on `device` already.
+        num_epochs: the total, at least 1: with a history of 2 epochs, 12 trains 10 more, and
+            2 nothing.
+        train_loader, valid_loader, test_loader: yield `(features, targets)`.
+        scheduler: steps after every epoch.
+        scheduler_on: what a ReduceLROnPlateau looks at, "valid_acc" or "minibatch_loss" (the
+            epoch's last one). Other schedulers look at nothing.
+        seed: for a new run, from 0 on. A continued run keeps the seed of its history.
+        history: of the epochs that `model`, `optimizer` and `scheduler` have behind them. It is
+            extended in place, so that it stays in step with them.
+        logging_interval: also print the loss of every so many batches.
+
+    Shuffling, dropout and augmentation draw from `(seed, epoch)`, and the global random numbers
+    are left as they were. So nothing that happens between two calls can change the outcome. What
+    can: another device, another number of CPU threads, another release of PyTorch.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not isinstance(num_epochs, int) or num_epochs < 1:
+        raise ValueError(f"num_epochs must be a whole number of at least 1, not {num_epochs!r}.")
+    if scheduler_on not in ("valid_acc", "minibatch_loss"):
+        raise ValueError(
+            f'scheduler_on must be "valid_acc" or "minibatch_loss", not {scheduler_on!r}.'
+        )
+    if history is None:
+        history = History(seed=seed)
+    if history.epoch >= num_epochs:
+        print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
+        return history
+
+    while history.epoch < num_epochs:
+        epoch = history.epoch + 1
+        progress = f"Epoch: {epoch:03d}/{num_epochs:03d}"
+        learning_rate = optimizer.param_groups[0]["lr"]
+
+        with randomness_of_epoch(history.seed, epoch, train_loader, device):
+            losses = train_one_epoch(
+                model, train_loader, optimizer, device, progress, logging_interval
+            )
+            train_acc = compute_accuracy(model, train_loader, device)
+            valid_acc = compute_accuracy(model, valid_loader, device)
+
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(valid_acc if scheduler_on == "valid_acc" else losses[-1])
+        elif scheduler is not None:
+            scheduler.step()
+
+        history.minibatch_loss.extend(losses)
+        history.train_acc.append(train_acc)
+        history.valid_acc.append(valid_acc)
+        history.learning_rate.append(learning_rate)
+        print(f"{progress} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
+
+    print(f"Test accuracy: {compute_accuracy(model, test_loader, device):.2f}%")
+    return history
+
+
+def train_one_epoch(model, train_loader, optimizer, device, progress, logging_interval=None):
+    """Take one optimizer step per batch, and return the loss of each as a list of floats."""
+    model.train()
+    losses = []
+    # A plain bar on stdout, gone at the end: a notebook stores nothing of it.
+    with tqdm(
+        train_loader, progress, leave=False, file=sys.stdout, ncols=80, mininterval=0.5
+    ) as batches:
+        for batch, (features, targets) in enumerate(batches):
+            logits = model(features.to(device))
+            loss = torch.nn.functional.cross_entropy(logits, targets.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+            # Read at the end: reading a loss makes a GPU wait until it is computed.
+            losses.append(loss.detach())
+            if logging_interval and batch % logging_interval == 0:
+                batches.write(
+                    f"{progress} | Batch {batch:04d}/{len(train_loader):04d} | Loss: {loss:.4f}",
+                    file=sys.stdout,
+                )
+    return torch.stack(losses).tolist()
+
+
+@contextlib.contextmanager
+def randomness_of_epoch(seed, epoch, train_loader, device):
+    """Draw all random numbers inside from `(seed, epoch)`, and put the outer generators back."""
+    # Mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124.
+    # Source: https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html
+    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    # A loader or a sampler may bring a generator of its own.
+    for source in (train_loader, getattr(train_loader, "sampler", None)):
+        if getattr(source, "generator", None) is not None:
+            source.generator.manual_seed(epoch_seed)
+
+    device = torch.device(device)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            set_all_seeds(epoch_seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
