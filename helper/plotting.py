@@ -22,10 +22,11 @@ def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
     epochs = np.arange(1, len(losses) + 1) / len(losses) * history.epoch
     window = min(averaging_iterations, len(losses))
     averages = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+    centers = epochs[window // 2 :][: len(averages)]
 
     figure, axes = plt.subplots()
     axes.plot(epochs, losses, color="0.7", linewidth=1, label="Minibatch loss")
-    axes.plot(epochs[window // 2 :][: len(averages)], averages, label=f"Average of {window} minibatches")
+    axes.plot(centers, averages, label=f"Average of {window} minibatches")
     axes.set(xlabel="Epoch", ylabel="Loss (cross-entropy)", xlim=0, ylim=0)
     finish_curves(axes, resumed_at)
     return figure, axes
