@@ -84,7 +84,7 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
     axes = figure.subplots(3, 5)
     for ax in axes.flat[len(targets) :]:
         ax.axis("off")
-    images = (features.permute(0, 2, 3, 1) + 1) / 2
+    images = (features.cpu().permute(0, 2, 3, 1).numpy() + 1) / 2
     for ax, image, predicted, target in zip(
         axes.flat, images, logits.argmax(dim=1).tolist(), targets.tolist(), strict=False
     ):

@@ -63,30 +63,31 @@ def train_model(
         print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
         return history
 
-    while history.epoch < num_epochs:
-        epoch = history.epoch + 1
-        progress = f"Epoch: {epoch:03d}/{num_epochs:03d}"
-        learning_rate = optimizer.param_groups[0]["lr"]
+    with global_random_numbers_kept(device):
+        while history.epoch < num_epochs:
+            epoch = history.epoch + 1
+            progress = f"Epoch: {epoch:03d}/{num_epochs:03d}"
+            learning_rate = optimizer.param_groups[0]["lr"]
 
-        with randomness_of_epoch(history.seed, epoch, train_loader, device):
+            seed_epoch(history.seed, epoch, train_loader)
             losses = train_one_epoch(
                 model, train_loader, optimizer, device, progress, logging_interval
             )
             train_acc = compute_accuracy(model, train_loader, device)
             valid_acc = compute_accuracy(model, valid_loader, device)
 
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(valid_acc if scheduler_on == "valid_acc" else losses[-1])
-        elif scheduler is not None:
-            scheduler.step()
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(valid_acc if scheduler_on == "valid_acc" else losses[-1])
+            elif scheduler is not None:
+                scheduler.step()
 
-        history.minibatch_loss.extend(losses)
-        history.train_acc.append(train_acc)
-        history.valid_acc.append(valid_acc)
-        history.learning_rate.append(learning_rate)
-        print(f"{progress} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
+            history.minibatch_loss.extend(losses)
+            history.train_acc.append(train_acc)
+            history.valid_acc.append(valid_acc)
+            history.learning_rate.append(learning_rate)
+            print(f"{progress} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
 
-    print(f"Test accuracy: {compute_accuracy(model, test_loader, device):.2f}%")
+        print(f"Test accuracy: {compute_accuracy(model, test_loader, device):.2f}%")
     return history
 
 
@@ -115,22 +116,25 @@ def train_one_epoch(model, train_loader, optimizer, device, progress, logging_in
     return torch.stack(losses).tolist()
 
 
-@contextlib.contextmanager
-def randomness_of_epoch(seed, epoch, train_loader, device):
-    """Draw all random numbers inside from `(seed, epoch)`, and put the outer generators back."""
-    # Mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124.
-    # Source: https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html
+def seed_epoch(seed, epoch, train_loader):
+    """Make shuffling, dropout and augmentation of an epoch depend on `(seed, epoch)` alone."""
+    # Mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124. Source:
+    # https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html
     epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    # A loader or a sampler may bring a generator of its own.
+    set_all_seeds(epoch_seed)
+    # A loader or its sampler may bring a generator of its own.
     for source in (train_loader, getattr(train_loader, "sampler", None)):
         if getattr(source, "generator", None) is not None:
             source.generator.manual_seed(epoch_seed)
 
-    device = torch.device(device)
+
+@contextlib.contextmanager
+def global_random_numbers_kept(device):
+    """Put the global generators of Python, NumPy and PyTorch back to where they were before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
+    device = torch.device(device)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            set_all_seeds(epoch_seed)
             yield
     finally:
         random.setstate(python_state)

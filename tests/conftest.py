@@ -1,0 +1,55 @@
+"""Small real data and a small model that several test files train."""
+
+import pytest
+import torch
+from torch import nn
+
+from helper.dataset import get_dataloaders_mnist
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder in which the 5,000 digits are cached."""
+    folder = tmp_path_factory.mktemp("data")
+    get_dataloaders_mnist(data_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaders(data_dir):
+    """400 training, 50 validation and 500 test digits at 16 x 16, in batches of 50."""
+    train, valid, test = get_dataloaders_mnist(
+        batch_size=50, validation_fraction=0.01, image_size=16, data_dir=data_dir
+    )
+    train.dataset.images = train.dataset.images[:400]
+    train.dataset.targets = train.dataset.targets[:400]
+    train.sampler.data_source = train.dataset
+    return train, valid, test
+
+
+class SmallNet(nn.Module):
+    """A linear layer with noise on its input and dropout: randomness wherever training has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.2)
+        self.linear = nn.Linear(16 * 16, 10)
+
+    def forward(self, x):
+        if self.training:
+            x = x + 0.1 * torch.randn_like(x)
+        return self.linear(self.dropout(x.flatten(1)))
+
+
+@pytest.fixture
+def new_run():
+    """Return a function that makes a fresh model, its optimizer and its scheduler."""
+
+    def make():
+        torch.manual_seed(1)
+        model = SmallNet()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0)
+        return model, optimizer, scheduler
+
+    return make

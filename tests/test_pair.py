@@ -1,0 +1,106 @@
+"""The pair as users run it: a kernel for each notebook, one after the other, in a fresh folder."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools.run_notebooks import run
+
+ROOT = Path(__file__).parent.parent
+FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
+
+
+@pytest.fixture
+def course(tmp_path, data_dir):
+    """A copy of the course in a folder of its own, with the digits cached."""
+    shutil.copytree(ROOT / "helper", tmp_path / "helper")
+    shutil.copytree(data_dir, tmp_path / "data")
+    (tmp_path / "notebooks").mkdir()
+    for name in (FIRST, SECOND):
+        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
+    return tmp_path / "notebooks"
+
+
+def change_settings(path, **settings):
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for name, value in settings.items():
+        cell.source, changed = re.subn(f"(?m)^{name} = .*", f"{name} = {value!r}", cell.source)
+        assert changed == 1
+    nbformat.write(notebook, path)
+
+
+def printed(notebook):
+    return "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+
+
+def test_the_pair_continues_exactly_with_other_settings_too(course):
+    executed = []
+    for name, num_epochs in ((FIRST, 1), (SECOND, 3)):
+        change_settings(course / name, RANDOM_SEED=7, BATCH_SIZE=250, NUM_EPOCHS=num_epochs)
+        result = run(course / name, lambda notebook, _: executed.append(notebook))
+
+    assert result.endswith("✓ model and optimizer are equal to the last bit after epoch 3")
+    first, second = map(printed, executed)
+    assert "✗" not in second
+    assert second.count("✓") == 4
+    assert "Epoch: 001/001" in first
+    continued = second.split("when it was saved\n")[1]
+    assert re.findall(r"Epoch: (\d+/\d+) \| Train", continued)[:2] == ["002/003", "003/003"]
+    (accuracy,) = re.findall(r"Saved after epoch 1: .* test accuracy (.*)", first)
+    assert f"Test accuracy: {accuracy}" in second
+
+
+@pytest.mark.parametrize("missing", ["model.pt", "history.pt"])
+def test_notebook_2_without_notebook_1_says_what_to_do(course, missing):
+    (course / "saved_data").mkdir()
+    for name in {"model.pt", "optimizer.pt", "scheduler.pt", "history.pt"} - {missing}:
+        (course / "saved_data" / name).touch()
+    with pytest.raises(SystemExit) as error:
+        run(course / SECOND, lambda *_: None)
+    message = str(error.value)
+    assert message.splitlines()[-1].startswith(
+        f"FileNotFoundError: There is no saved_data/{missing} yet: run notebook 1 first"
+    )
+    assert FIRST in message
+
+
+def test_a_failing_cell_is_named_with_its_error(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        nbformat.v4.new_code_cell(source) for source in ("a = 1", "b = a / 0", "c = 3")
+    ]
+    nbformat.write(notebook, tmp_path / "broken.ipynb")
+    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", tmp_path / "broken.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "broken.ipynb: cell 2 failed" in done.stderr
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert "cell 3/3" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sys.version_info = (3, 9, 18)", "needs Python 3.11 or newer, but"),
+        ("sys.modules['ensurepip'] = None", "has no venv module"),
+    ],
+)
+def test_a_python_that_will_not_do_is_told_in_one_line(setting, message):
+    check = (ROOT / "tools" / "check_python.py").read_text()
+    program = f"import sys; {setting}\n{check}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_this_python_will_do():
+    subprocess.run([sys.executable, ROOT / "tools" / "check_python.py"], check=True)

@@ -1,0 +1,126 @@
+"""The figures, judged by what stands in them."""
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helper.history import History
+from helper.plotting import (
+    plot_accuracy,
+    plot_confusion_matrix,
+    plot_training_loss,
+    show_examples,
+    worst_confusions,
+)
+
+HISTORY = History(
+    minibatch_loss=[4.0, 3.0, 2.0, 2.0, 1.0, 1.0],
+    train_acc=[50.0, 75.0],
+    valid_acc=[40.0, 60.0],
+    learning_rate=[0.1, 0.1],
+)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_loss_runs_over_the_epochs_and_its_average_is_centred():
+    figure, axes = plot_training_loss(HISTORY, averaging_iterations=3)
+    losses, averages = axes.lines
+    assert axes in figure.axes
+    np.testing.assert_allclose(losses.get_xdata(), [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    np.testing.assert_allclose(averages.get_xdata(), [2 / 3, 1, 4 / 3, 5 / 3])
+    np.testing.assert_allclose(averages.get_ydata(), [3, 7 / 3, 5 / 3, 4 / 3])
+    assert legend_of(axes) == ["Minibatch loss", "Average of 3 minibatches"]
+
+
+def test_accuracy_shows_both_curves_apart_without_colour():
+    _, axes = plot_accuracy(HISTORY)
+    train, valid = axes.lines
+    assert train.get_xdata().tolist() == [1, 2]
+    assert train.get_ydata().tolist() == [50, 75]
+    assert valid.get_ydata().tolist() == [40, 60]
+    assert train.get_linestyle() != valid.get_linestyle()
+    assert train.get_marker() != valid.get_marker()
+
+
+@pytest.mark.parametrize("plot", [plot_training_loss, plot_accuracy])
+def test_the_mark_where_a_run_was_resumed(plot):
+    _, axes = plot(HISTORY, resumed_at=1)
+    assert axes.lines[-1].get_xdata() == [1, 1]
+    assert legend_of(axes)[-1] == "Resumed after epoch 1"
+
+
+class Constant(nn.Module):
+    """Take everything for class 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]))
+
+    def forward(self, x):
+        return self.bias.expand(len(x), 3)
+
+
+def batch(number, channels=1):
+    return torch.linspace(-1, 1, number).reshape(-1, 1, 1, 1).expand(-1, channels, 4, 4), (
+        torch.arange(number) % 3
+    )
+
+
+def test_examples_show_predicted_and_true_label_and_frame_the_mistakes():
+    figure, axes = show_examples(Constant(), [batch(20)])
+    assert len(figure.axes) == 15
+    for number, ax in enumerate(axes.flat):
+        assert ax.get_title() == f"P: 1  T: {number % 3}"
+        assert ax.spines["left"].get_visible() == (number % 3 != 1)
+        assert (ax.title.get_fontweight() == "bold") == (number % 3 != 1)
+    assert axes[0, 0].images[0].get_array()[0, 0] == 0  # -1 is black
+
+
+def test_fewer_examples_than_fifteen_leave_no_empty_boxes():
+    _, axes = show_examples(Constant(), [batch(4, channels=3)], class_names=["cat", "dog", "ox"])
+    assert axes.flat[3].get_title() == "P: dog  T: cat"
+    assert [ax.axison for ax in axes.flat] == [True] * 4 + [False] * 11
+
+
+def test_chosen_examples(loaders):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    _, axes = show_examples(model, loaders[2], indices=torch.tensor([13, 7]))
+    assert [ax.get_title()[-1] for ax in axes.flat[:2]] == ["3", "7"]
+
+
+def test_confusion_matrix_is_drawn_and_told_in_words(capsys):
+    matrix = np.array([[5, 1, 0], [0, 3, 0], [7, 2, 0]])
+    figure, axes = plot_confusion_matrix(matrix, title="Now")
+    words = "Now: 2 taken for 0: 7 times, 2 taken for 1: 2 times, 0 taken for 1: 1 time\n"
+    assert capsys.readouterr().out == words
+    assert axes.get_xlabel() == "Predicted label"
+    assert axes.get_ylabel() == "True label"
+    shown = [text.get_text() for text in axes.texts if text.get_visible()]
+    assert sorted(shown) == ["1", "2", "3", "5", "7"]
+    np.testing.assert_array_equal(axes.images[0].get_array(), matrix)
+
+
+def test_confusions_by_name_and_without_mistakes(capsys):
+    assert worst_confusions([[1, 2], [0, 1]], ["cat", "dog"]) == ["cat taken for dog: 2 times"]
+    plot_confusion_matrix(np.eye(3, dtype=int))
+    assert capsys.readouterr().out == "no mistakes\n"
+
+
+def test_type_is_large_and_lines_are_thick():
+    assert plt.rcParams["font.size"] >= 16
+    assert plt.rcParams["lines.linewidth"] >= 3
