@@ -34,7 +34,7 @@ def compute_logits(model, data_loader, device):
     model.eval()
     logits, targets = [], []
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             for features, batch_targets in data_loader:
                 logits.append(model(features.to(device)))
                 targets.append(batch_targets)

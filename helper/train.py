@@ -1,6 +1,8 @@
 """The training loop, in which every epoch is a function of `(seed, epoch)` and nothing else."""
 
 import contextlib
+import copy
+import math
 import random
 import sys
 
@@ -9,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from helper.checkpoint import save_checkpoint
 from helper.evaluation import compute_accuracy, set_all_seeds
 from helper.history import History
 
@@ -25,6 +28,7 @@ def train_model(
     scheduler_on="valid_acc",
     seed=123,
     history=None,
+    checkpoint_path=None,
     logging_interval=None,
 ):
     """Train `model` until `num_epochs` epochs are done in total, and return the History.
@@ -42,14 +46,21 @@ def train_model(
         seed: for a new run, from 0 on. A continued run keeps the seed of its history.
         history: of the epochs that `model`, `optimizer` and `scheduler` have behind them. It is
             extended in place, so that it stays in step with them.
+        checkpoint_path: save a checkpoint in this file after every epoch.
         logging_interval: also print the loss of every so many batches.
 
     Shuffling, dropout and augmentation draw from `(seed, epoch)`, and the global random numbers
     are left as they were. So nothing that happens between two calls can change the outcome. What
     can: another device, another number of CPU threads, another release of PyTorch.
 
+    When an epoch is interrupted, by the stop button or by an error, model, optimizer and scheduler
+    are put back to the end of the epoch before, where the history is, too: the same call again
+    continues to the same result.
+
     Raises:
         ValueError: an argument is out of its range.
+        FloatingPointError: a loss is not finite.
+        CheckpointError: the checkpoint can't be saved.
     """
     if not isinstance(num_epochs, int) or num_epochs < 1:
         raise ValueError(f"num_epochs must be a whole number of at least 1, not {num_epochs!r}.")
@@ -57,34 +68,48 @@ def train_model(
         raise ValueError(
             f'scheduler_on must be "valid_acc" or "minibatch_loss", not {scheduler_on!r}.'
         )
+    run_again = "Run this cell again to continue." if history is not None else ""
     if history is None:
         history = History(seed=seed)
     if history.epoch >= num_epochs:
         print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
         return history
 
-    with global_random_numbers_kept(device):
+    parts = [part for part in (model, optimizer, scheduler) if part is not None]
+    with global_random_numbers_kept(device), torch.enable_grad():
         while history.epoch < num_epochs:
             epoch = history.epoch + 1
             progress = f"Epoch: {epoch:03d}/{num_epochs:03d}"
             learning_rate = optimizer.param_groups[0]["lr"]
+            before = copy.deepcopy([part.state_dict() for part in parts])
+            try:
+                seed_epoch(history.seed, epoch, train_loader)
+                losses = train_one_epoch(
+                    model, train_loader, optimizer, device, progress, logging_interval
+                )
+                check_losses(losses, epoch, learning_rate)
+                train_acc = compute_accuracy(model, train_loader, device)
+                valid_acc = compute_accuracy(model, valid_loader, device)
+                step_scheduler(scheduler, valid_acc if scheduler_on == "valid_acc" else losses[-1])
 
-            seed_epoch(history.seed, epoch, train_loader)
-            losses = train_one_epoch(
-                model, train_loader, optimizer, device, progress, logging_interval
-            )
-            train_acc = compute_accuracy(model, train_loader, device)
-            valid_acc = compute_accuracy(model, valid_loader, device)
-
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(valid_acc if scheduler_on == "valid_acc" else losses[-1])
-            elif scheduler is not None:
-                scheduler.step()
-
-            history.minibatch_loss.extend(losses)
-            history.train_acc.append(train_acc)
-            history.valid_acc.append(valid_acc)
-            history.learning_rate.append(learning_rate)
+                done = History(
+                    history.seed,
+                    history.minibatch_loss + losses,
+                    history.train_acc + [train_acc],
+                    history.valid_acc + [valid_acc],
+                    history.learning_rate + [learning_rate],
+                )
+                if checkpoint_path is not None:
+                    save_checkpoint(checkpoint_path, model, optimizer, scheduler, done)
+                vars(history).update(vars(done))
+            except BaseException:  # the stop button included
+                if history.epoch < epoch:
+                    put_back(parts, before)
+                print(
+                    f"Stopped in epoch {epoch}: model, optimizer and scheduler are as they were "
+                    f"after epoch {history.epoch}. {run_again}"
+                )
+                raise
             print(f"{progress} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
 
         print(f"Test accuracy: {compute_accuracy(model, test_loader, device):.2f}%")
@@ -114,6 +139,37 @@ def train_one_epoch(model, train_loader, optimizer, device, progress, logging_in
                     file=sys.stdout,
                 )
     return torch.stack(losses).tolist()
+
+
+def check_losses(losses, epoch, learning_rate):
+    """Raise a FloatingPointError that names the first batch whose loss is not finite."""
+    for batch, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss} in epoch {epoch}, batch {batch}, at learning rate "
+                f"{learning_rate:g}. Make the optimizer with a lower learning rate, or look at "
+                "what is in this batch."
+            )
+
+
+def put_back(parts, states):
+    """Load their states into model, optimizer and scheduler, however often stop is pressed."""
+    done = False
+    while not done:
+        try:
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)
+            done = True
+        except KeyboardInterrupt:
+            print("One moment: putting things back.")
+
+
+def step_scheduler(scheduler, metric):
+    """Let a scheduler, or None, take its step at the end of an epoch."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(metric)
+    elif scheduler is not None:
+        scheduler.step()
 
 
 def seed_epoch(seed, epoch, train_loader):
