@@ -1,14 +1,20 @@
 """The pair as users run it: a kernel for each notebook, one after the other, in a fresh folder."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
+from helper.checkpoint import describe_checkpoint
 from tools.run_notebooks import run
 
 ROOT = Path(__file__).parent.parent
@@ -50,18 +56,45 @@ def test_the_pair_continues_exactly_with_other_settings_too(course):
     assert result.endswith("✓ model and optimizer are equal to the last bit after epoch 3")
     first, second = map(printed, executed)
     assert "✗" not in second
-    assert second.count("✓") == 4
+    assert second.count("✓") == 5
     assert "Epoch: 001/001" in first
     continued = second.split("when it was saved\n")[1]
     assert re.findall(r"Epoch: (\d+/\d+) \| Train", continued)[:2] == ["002/003", "003/003"]
     (accuracy,) = re.findall(r"Saved after epoch 1: .* test accuracy (.*)", first)
     assert f"Test accuracy: {accuracy}" in second
+    end = describe_checkpoint(course / "saved_data" / "continued.pt")
+    assert "3 epochs done with seed 7" in repr(end)
 
 
-@pytest.mark.parametrize("missing", ["model.pt", "history.pt"])
+def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
+    """The stop button of JupyterLab sends SIGINT to the kernel; so does this."""
+    change_settings(course / FIRST, NUM_EPOCHS=1)
+    change_settings(course / SECOND, NUM_EPOCHS=5)
+    run(course / FIRST, lambda *_: None)
+
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    notebook = nbformat.read(course / SECOND, as_version=4)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(course)}})
+    stops = 0
+    with client.setup_kernel():
+        for index, cell in enumerate(notebook.cells):
+            for seconds in (0.9, 0.4, 1.3) if cell.id == "continue" else ():
+                kernel = client.km.provisioner.process.pid
+                stop = threading.Timer(seconds, os.kill, (kernel, signal.SIGINT))
+                stop.start()
+                with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
+                    client.execute_cell(cell, index)
+                stops += "Run this cell again to continue." in printed(notebook)
+            client.execute_cell(cell, index)
+    assert stops == 3
+    assert "✗" not in printed(notebook)
+    assert "model and optimizer are equal to the last bit after epoch 5" in printed(notebook)
+
+
+@pytest.mark.parametrize("missing", ["model.pt", "checkpoint.pt"])
 def test_notebook_2_without_notebook_1_says_what_to_do(course, missing):
     (course / "saved_data").mkdir()
-    for name in {"model.pt", "optimizer.pt", "scheduler.pt", "history.pt"} - {missing}:
+    for name in {"model.pt", "optimizer.pt", "scheduler.pt", "checkpoint.pt"} - {missing}:
         (course / "saved_data" / name).touch()
     with pytest.raises(SystemExit) as error:
         run(course / SECOND, lambda *_: None)
