@@ -5,6 +5,8 @@ The file is what `torch.save` makes of a plain dict, PyTorch's own convention fo
 https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html
 """
 
+import contextlib
+import copy
 import dataclasses
 import html
 import os
@@ -66,7 +68,7 @@ def save_checkpoint(path, model, optimizer, scheduler, history):
             "unchanged. Make room, or choose another folder, and run this again."
         ) from error
     finally:
-        if temporary.exists():
+        with contextlib.suppress(OSError):  # after success it is gone already
             temporary.unlink()
 
 
@@ -123,24 +125,40 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
     """
     checkpoint = read_checkpoint(path, map_location)
     check_model(path, checkpoint["model"], model)
-    to_load = [(model, checkpoint["model"])]
+    parts, states = [model], [checkpoint["model"]]
     if optimizer is not None:
         check_optimizer(path, checkpoint["optimizer"], optimizer)
-        to_load.insert(0, (optimizer, checkpoint["optimizer"]))
+        parts.append(optimizer)
+        states.append(checkpoint["optimizer"])
     if scheduler is not None:
         check_scheduler(path, checkpoint["scheduler"], scheduler)
-        to_load.insert(0, (scheduler, checkpoint["scheduler"]))
+        parts.append(scheduler)
+        states.append(checkpoint["scheduler"])
 
-    before = [part.state_dict() for part, _ in to_load]
+    # A model is loaded into the tensors that it has; optimizer and scheduler get new ones.
+    before = [copy.deepcopy(model.state_dict()), *(part.state_dict() for part in parts[1:])]
     try:
-        for part, state in to_load:
+        for part, state in zip(parts, states, strict=True):
             part.load_state_dict(state)
     except Exception as error:
-        # The model comes last and was checked tensor by tensor, so it has not changed yet.
-        for (part, _), state in zip(to_load, before, strict=True):
-            part.load_state_dict(state)
+        put_back(parts, before)
         raise CheckpointError(f"{path} does not fit ({error}). Nothing was loaded.") from error
+    except KeyboardInterrupt:
+        put_back(parts, before)
+        raise
     return History(**checkpoint["history"])
+
+
+def put_back(parts, states):
+    """Load their states into model, optimizer and scheduler, however often stop is pressed."""
+    done = False
+    while not done:
+        try:
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)
+            done = True
+        except KeyboardInterrupt:
+            print("One moment: putting things back.")
 
 
 def read_checkpoint(path, map_location="cpu"):
@@ -264,8 +282,10 @@ def check_optimizer(path, saved, optimizer):
     defaults = set(optimizer.defaults)
     for theirs, ours in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         differ = (set(theirs) - set(ours) - defaults - FROM_SCHEDULERS) | (
-            defaults - set(theirs) - FROM_RELEASES - {"decoupled_weight_decay"}
+            defaults - set(theirs) - FROM_RELEASES
         )
+        if "amsgrad" in theirs:  # Adam is older than this setting
+            differ.discard("decoupled_weight_decay")
         # Adam and AdamW have the same settings, and this one tells them apart.
         if theirs.get("decoupled_weight_decay", "?") == (not ours.get("decoupled_weight_decay")):
             differ.add("decoupled_weight_decay")
@@ -297,15 +317,20 @@ def check_scheduler(path, saved, scheduler):
     """
     if saved is None:
         raise CheckpointError(f"{path} was saved without a scheduler. Load it without one, too.")
-    theirs, ours = (
-        {name for name in state if not name.startswith("_")} - NOT_IN_ALL_RELEASES
-        for state in (saved, scheduler.state_dict())
-    )
+    theirs, ours = names_in(saved), names_in(scheduler.state_dict())
     if theirs != ours:
         raise CheckpointError(
             f"{path} belongs to another scheduler than {type(scheduler).__name__}, which differs "
             f"in {', '.join(sorted(theirs ^ ours))}. Make the one that was saved."
         )
+
+
+def names_in(state):
+    """Return the names in a scheduler's state, and in those of the schedulers inside it."""
+    names = {name for name in state if not name.startswith("_")} - NOT_IN_ALL_RELEASES
+    for number, inner in enumerate(state.get("_schedulers", [])):
+        names |= {f"{number}.{name}" for name in names_in(inner)}
+    return names
 
 
 def in_words(value):

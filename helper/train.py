@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from helper.checkpoint import save_checkpoint
+from helper.checkpoint import put_back, save_checkpoint
 from helper.evaluation import compute_accuracy, set_all_seeds
 from helper.history import History
 
@@ -150,18 +150,6 @@ def check_losses(losses, epoch, learning_rate):
                 f"{learning_rate:g}. Make the optimizer with a lower learning rate, or look at "
                 "what is in this batch."
             )
-
-
-def put_back(parts, states):
-    """Load their states into model, optimizer and scheduler, however often stop is pressed."""
-    done = False
-    while not done:
-        try:
-            for part, state in zip(parts, states, strict=True):
-                part.load_state_dict(state)
-            done = True
-        except KeyboardInterrupt:
-            print("One moment: putting things back.")
 
 
 def step_scheduler(scheduler, metric):
