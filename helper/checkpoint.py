@@ -125,31 +125,33 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
     """
     checkpoint = read_checkpoint(path, map_location)
     check_model(path, checkpoint["model"], model)
-    parts, states = [model], [checkpoint["model"]]
     if optimizer is not None:
         check_optimizer(path, checkpoint["optimizer"], optimizer)
-        parts.append(optimizer)
-        states.append(checkpoint["optimizer"])
     if scheduler is not None:
         check_scheduler(path, checkpoint["scheduler"], scheduler)
-        parts.append(scheduler)
-        states.append(checkpoint["scheduler"])
+    # The model comes last, because it is loaded into the tensors that it has; the others get new.
+    named = {"scheduler": scheduler, "optimizer": optimizer, "model": model}
+    parts = [part for part in named.values() if part is not None]
+    states = [checkpoint[name] for name, part in named.items() if part is not None]
 
-    # A model is loaded into the tensors that it has; optimizer and scheduler get new ones.
-    before = [copy.deepcopy(model.state_dict()), *(part.state_dict() for part in parts[1:])]
+    # The model's tensors were checked one by one. Only what a layer saves besides them, by
+    # get_extra_state, can be refused after tensors were overwritten, and makes a copy necessary.
+    before = [part.state_dict() for part in parts]
+    if any(name.endswith("_extra_state") for name in before[-1]):
+        before[-1] = copy.deepcopy(before[-1])
     try:
         for part, state in zip(parts, states, strict=True):
             part.load_state_dict(state)
-    except Exception as error:
-        put_back(parts, before)
-        raise CheckpointError(f"{path} does not fit ({error}). Nothing was loaded.") from error
     except KeyboardInterrupt:
-        put_back(parts, before)
+        load_states(parts, states)
         raise
+    except Exception as error:
+        load_states(parts, before)
+        raise CheckpointError(f"{path} does not fit ({error}). Nothing was loaded.") from error
     return History(**checkpoint["history"])
 
 
-def put_back(parts, states):
+def load_states(parts, states):
     """Load their states into model, optimizer and scheduler, however often stop is pressed."""
     done = False
     while not done:
@@ -158,7 +160,7 @@ def put_back(parts, states):
                 part.load_state_dict(state)
             done = True
         except KeyboardInterrupt:
-            print("One moment: putting things back.")
+            print("One moment: model, optimizer and scheduler are being loaded.")
 
 
 def read_checkpoint(path, map_location="cpu"):

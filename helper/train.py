@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from helper.checkpoint import put_back, save_checkpoint
+from helper.checkpoint import load_states, save_checkpoint
 from helper.evaluation import compute_accuracy, set_all_seeds
 from helper.history import History
 
@@ -104,7 +104,7 @@ def train_model(
                 vars(history).update(vars(done))
             except BaseException:  # the stop button included
                 if history.epoch < epoch:
-                    put_back(parts, before)
+                    load_states(parts, before)
                 print(
                     f"Stopped in epoch {epoch}: model, optimizer and scheduler are as they were "
                     f"after epoch {history.epoch}. {run_again}"
