@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from helper.checkpoint import load_checkpoint, save_checkpoint
 from helper.history import History
 
-ROUNDS = {"LeNet-5": 100, "AlexNet": 9}
+ROUNDS = {"LeNet-5": 100, "AlexNet": 11}
 
 
 def make_lenet5():
@@ -80,16 +80,22 @@ def measure(name, make_model, folder):
     history = History(minibatch_loss=[0.5] * 1000)
     fill_momentum(model, optimizer)
 
-    ours, bare, raw = folder / "ours.pt", folder / "bare.pt", folder / "raw"
+    ours, bare, same, raw = (folder / name for name in ("ours.pt", "bare.pt", "same.pt", "raw"))
     save_checkpoint(ours, model, optimizer, scheduler, history)
     checkpoint = torch.load(ours, weights_only=True)
     content = ours.read_bytes()
 
+    def save_beside():
+        beside = bare.with_suffix(".new")
+        write_and_sync(beside, lambda file: torch.save(checkpoint, file))
+        os.replace(beside, bare)
+
     saving = take_turns(
         {
             "torch.save + fsync": lambda: write_and_sync(
-                bare, lambda file: torch.save(checkpoint, file)
+                same, lambda file: torch.save(checkpoint, file)
             ),
+            "the same beside the old": save_beside,
             "as many bytes + fsync": lambda: write_and_sync(raw, lambda file: file.write(content)),
             "save_checkpoint": lambda: save_checkpoint(ours, model, optimizer, scheduler, history),
         },

@@ -124,11 +124,17 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
             not be safe, or it belongs to another model, optimizer or scheduler.
     """
     checkpoint = read_checkpoint(path, map_location)
-    check_model(path, checkpoint["model"], model)
-    if optimizer is not None:
-        check_optimizer(path, checkpoint["optimizer"], optimizer)
-    if scheduler is not None:
-        check_scheduler(path, checkpoint["scheduler"], scheduler)
+    try:
+        check_model(path, checkpoint["model"], model)
+        if optimizer is not None:
+            check_optimizer(path, checkpoint["optimizer"], optimizer)
+        if scheduler is not None:
+            check_scheduler(path, checkpoint["scheduler"], scheduler)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of save_checkpoint: its states are not built like those of "
+            f"PyTorch ({error}). Nothing was loaded."
+        ) from error
     # The model comes last, because it is loaded into the tensors that it has; the others get new.
     named = {"scheduler": scheduler, "optimizer": optimizer, "model": model}
     parts = [part for part in named.values() if part is not None]
@@ -166,7 +172,7 @@ def load_states(parts, states):
 def read_checkpoint(path, map_location="cpu"):
     """Return the dict in the file `path`, after making sure that it is the one that was saved."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a folder that may not be opened, too
         raise CheckpointError(
             f"There is no checkpoint {path}. Run the notebook that saves it first: notebook 1 "
             "saves saved_data/checkpoint.pt."

@@ -35,6 +35,15 @@ HISTORY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tensors as small as these only wait for a second thread."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 def take_steps(model, optimizer, scheduler=None, num_steps=3, shape=(8, 256)):
     """Train a little, so that optimizer and scheduler have a state worth saving."""
     for _ in range(num_steps):
@@ -350,6 +359,26 @@ def test_a_damaged_record_is_named(run, path):
 def test_something_else_that_pytorch_saved(run, path, saved):
     torch.save(saved, path)
     with refused(run, "is no checkpoint of save_checkpoint"):
+        load_checkpoint(path, *run)
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("optimizer", {"state": {}, "param_groups": 5}),
+        ("optimizer", {"state": {}, "param_groups": [{}]}),
+        ("optimizer", {"state": {0: 7}, "param_groups": None}),
+        ("scheduler", {3: 4}),
+        ("model", {1: 2}),
+    ],
+)
+def test_states_that_are_none(run, path, part, content):
+    checkpoint = torch.load(path, weights_only=True)
+    if content.get("param_groups", 0) is None:
+        content["param_groups"] = checkpoint["optimizer"]["param_groups"]
+    checkpoint[part] = content
+    torch.save(checkpoint, path)
+    with refused(run):
         load_checkpoint(path, *run)
 
 
