@@ -21,7 +21,8 @@ lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
 
 notebooks: $(READY)
-	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS)
+	@$(BIN)/python tools/exercises.py
+	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS) $(wildcard notebooks/solutions/*.ipynb)
 
 reset:
 	rm -rf notebooks/saved_data build
