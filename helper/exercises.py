@@ -146,11 +146,12 @@ def equal(one, other):
 def check_optimizer_bytes(call, folder):
     """Try it on optimizers with one tensor per parameter, with none and with three."""
     momentum = functools.partial(SGD, lr=0.1, momentum=0.9)
+    adam = "Adam, which keeps other tensors"
     totals = []
     for name, make, dtype in [
         ("SGD with momentum", momentum, torch.float32),
         ("SGD without momentum", functools.partial(SGD, lr=0.1), torch.float32),
-        ("Adam", Adam, torch.float32),
+        (adam, Adam, torch.float32),
         ("SGD with momentum in float64", momentum, torch.float64),
     ]:
         model = nn.Linear(50, 4, dtype=dtype)
@@ -166,13 +167,14 @@ def check_optimizer_bytes(call, folder):
         kind = type(answer).__name__
         need(isinstance(answer, numbers.Real), f"the answer is of type {kind}, not a number.")
         if answer != totals[-1]:
-            need(answer != count, "so many numbers there are; how many bytes has each of them?")
-            need(answer != 4 * count, f"not every number has 4 bytes: see {name}.")
-            need(answer != len(tensors), "so many tensors there are; how many bytes has each?")
-            need(name != "Adam", "right for SGD, but not for Adam, which keeps other tensors.")
-            raise Hint(f"wrong for {name}: each parameter has a state, and all its tensors count.")
-    plain, _, adam, _ = totals
-    return f"for {plain} bytes of parameters, SGD keeps 0, with momentum {plain}, Adam {adam}"
+            need(answer != count, "that is the number of elements; how many bytes has each?")
+            need(answer != 4 * count, f"not every element takes 4 bytes: think of {name}.")
+            need(answer != len(tensors), "that is the number of tensors; how many bytes has each?")
+            need(answer < totals[-1], "too many: a file adds names and packaging to the tensors.")
+            need(name != adam, "right for SGD, but Adam's tensors have other names.")
+            raise Hint(f"too few for {name}: each parameter has a state, and all of it counts.")
+    plain, none, most, _ = totals
+    return f"for {plain} bytes of parameters, SGD keeps {none}, with momentum {plain}, Adam {most}"
 
 
 @exercise
@@ -199,7 +201,7 @@ def check_move_classifier(call, folder):
     )
     if not equal(copy_of(fresh.classifier), wanted):
         need(loads, "the file is right, but the fresh model's classifier is as it was: load it.")
-        raise Hint("the file is right, but no name in it fitted, and strict=False says nothing.")
+        raise Hint("the file is right, but no name in it fitted, which strict=False hides.")
     train_on(trained)
     need(
         not equal(copy_of(fresh.classifier), copy_of(trained.classifier)),
@@ -220,11 +222,14 @@ def check_keep_if_better(call, folder):
         pair = isinstance(best, (tuple, list)) and len(best) == 2
         need(pair, "your function should always return a pair: the new one or the old one.")
         need(is_state(best[1]), "the second of the pair should be a state of the model.")
-        need(set(best[1]) >= set(states[0]), "the state misses the buffers of BatchNorm.")
+        need(set(best[1]) >= set(states[0]), "the state misses the buffers: what holds them, too?")
         need(equal(copy_of(model), states[-1]), "your function changes the model.")
     accuracy, state = best
     need(accuracy == 90, f"of 70, 90, 80, 90 and 85%, yours keeps {accuracy!s:.9}, not 90.")
-    need(not equal(state, states[4]), "the accuracy is of epoch 2, but the tensors trained on.")
+    need(
+        not equal(state, states[4]),
+        "the accuracy is of epoch 2, the tensors of epoch 5: they changed as the model trained on.",
+    )
     need(not equal(state, states[3]), "of two equally good epochs, the earlier one stays.")
     need(equal(state, states[1]), "these are not the tensors that the model had in epoch 2.")
     best = call(None, model, 0.0, when="in epoch 1, with best=None, ")
@@ -259,12 +264,12 @@ def check_load_into_cpu(call, folder):
     need(equal(copy_of(model), copy_of(saved)), "the model does not hold what is in the file.")
     need(result is not None, "the model is loaded, but your function returns nothing.")
     kind = type(result).__name__
-    need(result is model, f"the model is loaded, but your function returns another {kind}.")
+    need(result is model, f"your function returns something else than the model, of type {kind}.")
 
     torch.save({"weight": Trap(trap)}, path)
     with contextlib.suppress(Hint):
         call(path, Net())
-    need(not os.path.exists(trap), "opening a file has just run code: it made a folder.")
+    need(not os.path.exists(trap), "opening a file has just run code, which made a folder.")
     return "a file from a GPU is loaded, and a file that would run code is refused"
 
 
@@ -290,7 +295,10 @@ def check_resume_slower(call, folder):
     as_it_was = rates == [0.7, 0.7] and not new["state"]
     need(not as_it_was, "the optimizer that your function was given is as it was.")
     need(new["state"], "the momentum is lost: the state of the optimizer was not loaded.")
-    need(rates != [0.3, 0.3], "the rate is that of the file: loading overwrote what was set.")
+    need(
+        rates != [0.3, 0.3],
+        "the rate is that of the file: loading overwrites what was set before it.",
+    )
     need(rates != [0.02, 0.3], "only the first group got the new rate; this optimizer has two.")
     need(rates == [0.02, 0.02], "the momentum is loaded, but the rate is not the new one.")
     same = all(equal(new["state"].get(number, {}), old["state"][number]) for number in old["state"])
@@ -339,10 +347,10 @@ def check_strip_module(call, folder):
     need(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
     need(set(result) != set(names), "the names still begin with module.")
     need("subweight" not in result, "submodule.weight became subweight: look at the beginning.")
-    need("nse.weight" not in result, "dense.weight became nse.weight: lstrip knows letters only.")
+    need("nse.weight" not in result, "dense.weight became nse.weight: lstrip takes letters.")
     need(equal(result, own), f"the names, or the tensors, are not those of {', '.join(own)}.")
     again = call(own, when="for names without the prefix, ")
-    need(is_state(again) and equal(again, own), "names without the prefix should stay.")
+    need(is_state(again) and equal(again, own), "names without the prefix have changed, too.")
     return "the prefix is gone, submodule.weight is whole, and names without it stay"
 
 
@@ -370,7 +378,7 @@ def check_is_intact(call, folder):
     need(booleans, "your function should return True or False, whatever the file.")
     need(answers != [False, True, True], "it is the other way round: True is for a whole file.")
     need(answers[0], "a whole file was called damaged.")
-    need(answers != [True, True, False], "half a file was found, one flipped bit was not.")
+    need(answers != [True, True, False], "half a file was found, but no CRC sum compared.")
     need(not any(answers[1:]), "a damaged file was called intact.")
     return "a flipped bit and half a file are found, and a whole file is called intact"
 

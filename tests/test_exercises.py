@@ -196,6 +196,14 @@ def test_an_error_in_the_function_is_told_with_its_name(ask):
     assert "takes 0 positional arguments but 2 were given" in ask("save_atomically", lambda: 1)
 
 
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_asks_for_the_function_itself(ask, name):
+    for answer in (42, "text", dict, Unequal(), torch.nn.Linear(2, 2)):
+        assert ask(name, answer) == (
+            f"✗ give the check the function {name} itself, without calling it."
+        )
+
+
 def test_a_solution_is_right_whatever_the_settings_of_the_notebook(ask):
     torch.use_deterministic_algorithms(True)
     try:
@@ -340,6 +348,18 @@ def keeps_parameters_only(best, model, accuracy):
     return best
 
 
+def keeps_zeros(best, model, accuracy):
+    if best is None or accuracy > best[0]:
+        return accuracy, {name: torch.zeros_like(t) for name, t in model.state_dict().items()}
+    return best
+
+
+def puts_the_model_back(best, model, accuracy):
+    best = SOLVED["keep_if_better"](best, model, accuracy)
+    model.load_state_dict(best[1])
+    return best
+
+
 def keeps_the_model(best, model, accuracy):
     if best is None or accuracy > best[0]:
         return accuracy, copy.deepcopy(model)
@@ -367,6 +387,13 @@ def begins_at_zero(best, model, accuracy):
 
 def no_map_location(path, model):
     model.load_state_dict(load(path))
+    return model
+
+
+def loads_a_part(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: tensor for name, tensor in state.items() if "features" in name}
+    model.load_state_dict(state, strict=False)
     return model
 
 
@@ -463,6 +490,11 @@ def by_position(state, model, old, new):
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
 
 
+def by_alphabet(state, model, old, new):
+    names = zip(sorted(model.state_dict()), sorted(state), strict=True)
+    model.load_state_dict({name: state[before] for name, before in names})
+
+
 def replaces_everywhere(state, model, old, new):
     model.load_state_dict({name.replace(old, new): state[name] for name in state})
 
@@ -534,8 +566,15 @@ def all_are_intact(path):
 
 
 def what_testzip_returns(path):
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zipfile.BadZipFile:
+        return "damaged"
+
+
+def never_calls_testzip(path):
+    return zipfile.is_zipfile(path)
 
 
 def half_a_file_raises(path):
@@ -586,6 +625,12 @@ def deleted_first(state, path):
             os.remove(path + ".tmp")
 
 
+def deleted_at_once(state, path):
+    if os.path.exists(path):
+        os.remove(path)
+    SOLVED["save_atomically"](state, path)
+
+
 def backed_up(state, path):
     if os.path.exists(path):
         os.replace(path, path + ".old")
@@ -621,21 +666,21 @@ def something_else(state, path):
 
 WRONG = {
     "optimizer_bytes": {
-        numbers_instead_of_bytes: "so many numbers there are",
-        four_bytes_each: "not every number has 4 bytes: see SGD with momentum in float64",
-        tensors_counted: "so many tensors there are",
-        momentum_only: "right for SGD, but not for Adam",
-        momentum_of_all: "for Adam, your function raises KeyError: 'momentum_buffer'",
-        as_large_as_the_file: "wrong for SGD with momentum: each parameter has a state",
+        numbers_instead_of_bytes: "that is the number of elements",
+        four_bytes_each: "not every element takes 4 bytes: think of SGD with momentum in float64",
+        tensors_counted: "that is the number of tensors",
+        momentum_only: "right for SGD, but Adam's tensors have other names",
+        momentum_of_all: "for Adam, which keeps other tensors, your function raises KeyError",
+        as_large_as_the_file: "a file adds names and packaging",
         bytes_as_text: "the answer is of type str, not a number",
-        one_parameter: "wrong for SGD with momentum",
+        one_parameter: "too few for SGD with momentum: each parameter has a state",
     },
     "move_classifier": {
         saves_everything: "the file holds more than the classifier's parameters",
         forgets_to_load: "classifier is as it was: load it",
         forgets_to_save: "there is no file at the path",
         names_do_not_fit: "Do these names belong to the module that loads them?",
-        strict_false_loads_nothing: "no name in it fitted, and strict=False says nothing",
+        strict_false_loads_nothing: "no name in it fitted, which strict=False hides",
         saves_the_module: "the file does not hold a state",
         saves_the_features: "the file does not hold all parameters of the classifier",
         loads_the_features_too: "the features of the fresh model have changed, too",
@@ -643,13 +688,15 @@ WRONG = {
         moves_the_other_way: "your function changes the trained model",
     },
     "keep_if_better": {
-        keeps_a_view: "the accuracy is of epoch 2, but the tensors trained on",
-        keeps_a_shallow_copy: "the accuracy is of epoch 2, but the tensors trained on",
+        keeps_a_view: "the tensors of epoch 5: they changed as the model trained on",
+        keeps_a_shallow_copy: "the tensors of epoch 5: they changed as the model trained on",
         keeps_the_last: "yours keeps 85.0, not 90",
         keeps_the_later_of_equals: "of two equally good epochs, the earlier one stays",
         keeps_the_worst: "yours keeps 70.0, not 90",
         keeps_the_first: "yours keeps 70.0, not 90",
-        keeps_parameters_only: "the state misses the buffers of BatchNorm",
+        keeps_parameters_only: "the state misses the buffers",
+        keeps_zeros: "these are not the tensors that the model had in epoch 2",
+        puts_the_model_back: "your function changes the model",
         keeps_the_model: "the second of the pair should be a state",
         returns_only_what_is_better: "always return a pair: the new one or the old one",
         forgets_the_first_epoch: "in epoch 1, with best=None, your function raises TypeError",
@@ -657,15 +704,16 @@ WRONG = {
     },
     "load_into_cpu": {
         no_map_location: "for a file from a GPU, your function raises RuntimeError",
+        loads_a_part: "the model does not hold what is in the file",
         runs_code: "opening a file has just run code",
         runs_code_as_a_last_resort: "opening a file has just run code",
         reads_and_does_not_load: "the model is as it was",
         loads_and_returns_nothing: "your function returns nothing",
-        returns_the_matched_keys: "your function returns another _IncompatibleKeys",
+        returns_the_matched_keys: "something else than the model, of type _IncompatibleKeys",
         another_path: "your function raises FileNotFoundError",
     },
     "resume_slower": {
-        rate_before_loading: "the rate is that of the file: loading overwrote what was set",
+        rate_before_loading: "the rate is that of the file: loading overwrites what was set before",
         momentum_thrown_away: "the momentum is lost",
         first_group_only: "only the first group got the new rate",
         a_new_optimizer: "the optimizer that your function was given is as it was",
@@ -679,6 +727,7 @@ WRONG = {
         not_renamed_and_not_strict: "output.weight still has its random numbers",
         all_names_wrong: "not one tensor was loaded, and no error said so",
         by_position: "tensors were matched by position",
+        by_alphabet: "a layer holds the tensors of another one",
         replaces_everywhere: "Do these names belong to the module that loads them?",
         replaces_everywhere_and_not_strict: "dense2.weight still has its random numbers",
         renamed_but_not_strict: "a state without stem.bias loads as well",
@@ -687,29 +736,31 @@ WRONG = {
     "strip_module": {
         prefix_replaced_everywhere: "submodule.weight became subweight",
         letters_stripped: "dense.weight became nse.weight",
-        seven_letters_cut: "names without the prefix should stay",
-        split_at_the_first_dot: "names without the prefix should stay",
+        seven_letters_cut: "names without the prefix have changed, too",
+        split_at_the_first_dot: "names without the prefix have changed, too",
         the_last_part_only: "the names, or the tensors, are not those of model.weight",
         the_same: "the names still begin with module.",
         names_only: "the answer is of type list, not a state_dict",
         stripped_in_place: "your function changes the dict it was given",
     },
     "is_intact": {
-        it_loads: "half a file was found, one flipped bit was not",
+        it_loads: "half a file was found, but no CRC sum compared",
         size_is_not_zero: "a damaged file was called intact",
         all_are_intact: "a damaged file was called intact",
-        what_testzip_returns: "for half a file, your function raises",
+        what_testzip_returns: "your function should return True or False, whatever the file",
+        never_calls_testzip: "half a file was found, but no CRC sum compared",
         half_a_file_raises: "for half a file, your function raises",
         the_other_way_round: "it is the other way round",
         nothing_is_intact: "a whole file was called damaged",
     },
     "save_atomically": {
-        in_place: "a save broke off, and",
+        in_place: "a save broke off, and it spoilt the checkpoint before it",
         through_memory: "written in place: a kill in the middle leaves half a file",
         copied: "written in place: a kill in the middle leaves half a file",
         in_another_folder: "the temporary file is in another folder",
         deleted_first: "for a moment there is no checkpoint",
-        backed_up: "a save broke off, and",
+        deleted_at_once: "a save broke off, and the checkpoint before it is gone",
+        backed_up: "a save broke off, and it spoilt the checkpoint before it",
         temporary_left_after_an_error: "a save broke off, and its temporary file is left behind",
         temporary_left_always: "a temporary file is left behind next to the checkpoint",
         error_kept: "your function kept the error to itself",
