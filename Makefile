@@ -1,4 +1,4 @@
-# make run · make test · make lab · make notebooks · make reset
+# make run · make test · make lab · make bench · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/requirements-installed
 NOTEBOOKS := notebooks/1-lenet5-train-and-save.ipynb notebooks/2-lenet5-load-and-continue.ipynb
 
-.PHONY: run test lab notebooks reset
+.PHONY: run test lab bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
@@ -19,6 +19,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/bench.py
 
 notebooks: $(READY)
 	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS)

@@ -22,6 +22,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -39,20 +40,7 @@ CONTENDERS = ("lecture", "bare", "project")
 
 # What each contender does from nothing to its first batch, as a program of its own. {folder} holds
 # MNIST in torchvision's layout.
-IMPORTS = {
-    "bare": "import torch, torchvision; import matplotlib.pyplot as plt",
-    "project": """
-import sys; sys.path.insert(0, {root!r})
-import os; import matplotlib.pyplot as plt; import torch; from torch import nn
-from helper.checkpoint import describe_checkpoint, save_checkpoint
-from helper.dataset import get_dataloaders_mnist
-from helper.evaluation import compute_accuracy, compute_confusion_matrix, set_all_seeds
-from helper.history import History
-from helper.plotting import plot_accuracy, plot_confusion_matrix, plot_training_loss, show_examples
-from helper.train import train_model
-""",
-}
-IMPORTS["lecture"] = IMPORTS["bare"]
+LIBRARIES = "import torch, torchvision; import matplotlib.pyplot as plt\n"
 FIRST_BATCH = {
     "lecture": """
 from torchvision import datasets, transforms
@@ -71,7 +59,7 @@ images[16 : 16 + 256 * 28 * 28].view(256, 1, 28, 28).float()
 next(iter(get_dataloaders_mnist(256, source="mnist", data_dir={folder!r})[0]))
 """,
 }
-FIRST_TIME = 'next(iter(get_dataloaders_mnist(data_dir={folder!r} + "/cache")[0]))'
+FIRST_TIME = "next(iter(get_dataloaders_mnist(data_dir={folder!r})[0]))"
 
 
 # Data: MNIST's own files, as small or as large as a measurement needs them.
@@ -129,39 +117,49 @@ def take_turns(contenders, rounds):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def start_program(program, **values):
+def imports_of_notebook_1():
+    """Return a program that imports what notebook 1 does."""
+    notebook = json.loads((ROOT / "notebooks" / "1-lenet5-train-and-save.ipynb").read_text())
+    (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "imports"]
+    return f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + "".join(cell["source"]) + "\n"
+
+
+def start(program, folder):
     """Run a Python program of its own, and wait for its end."""
-    subprocess.run([sys.executable, "-c", program.format(root=str(ROOT), **values)], check=True)
+    subprocess.run([sys.executable, "-c", program.format(folder=str(folder))], check=True)
 
 
 def measure_startup(folder, rounds):
     """Measure the imports, and the way from nothing to the first batch, in fresh processes."""
-    rows = {}
-    rows["imports"] = take_turns(
-        {name: lambda p=IMPORTS[name]: start_program(p) for name in ("bare", "project")}, rounds
-    )
-    programs = {name: IMPORTS[name] + FIRST_BATCH[name] for name in CONTENDERS}
-    warm = {
-        name: lambda p=program: start_program(p, folder=str(folder))
-        for name, program in programs.items()
+    imports = {"lecture": LIBRARIES, "bare": LIBRARIES, "project": imports_of_notebook_1()}
+    programs = {name: imports[name] + FIRST_BATCH[name] for name in CONTENDERS}
+    starts = {name: partial(start, programs[name], folder) for name in CONTENDERS}
+
+    def first_time():
+        with tempfile.TemporaryDirectory() as empty:
+            start(imports["project"] + FIRST_TIME, empty)
+
+    rows = {
+        "imports": take_turns(
+            {name: partial(start, imports[name], folder) for name in ("bare", "project")}, rounds
+        ),
+        "first batch": take_turns(starts, rounds),
+        "first batch, mnist-5k, no cache yet": take_turns({"project": first_time}, rounds),
     }
-    rows["first batch, files in memory"] = take_turns(warm, rounds)
     if hasattr(os, "posix_fadvise"):  # Linux
         rows["first batch, files on disk only"] = {
-            name: statistics.median(cold_seconds(start, folder) for _ in range(rounds))
-            for name, start in warm.items()
+            name: statistics.median(cold_seconds(starts[name], folder) for _ in range(rounds))
+            for name in CONTENDERS
         }
     return rows
 
 
-def cold_seconds(start, folder):
-    """Return how long `start` takes after the system was asked to forget the files it reads.
+def cold_seconds(first_batch, folder):
+    """Return how long `first_batch` takes after the system was asked to forget the files it reads.
 
     Files that another process has in use stay in memory. So this must run before this process
     imports PyTorch.
     """
-    import sysconfig
-
     for place in (sysconfig.get_path("purelib"), folder, ROOT / "helper"):
         for file in Path(place).rglob("*"):
             if file.is_file():
@@ -170,7 +168,7 @@ def cold_seconds(start, folder):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(descriptor)
     begin = time.perf_counter()
-    start()
+    first_batch()
     return time.perf_counter() - begin
 
 
@@ -352,37 +350,34 @@ def measure_growth(folder):
 
     Must be the first thing that a process does: memory that was freed before hides what is added.
     """
-    import psutil
     import torch
     import torchvision.datasets  # noqa: F401  # a library's own memory is not the data's
 
     from helper.dataset import get_dataloaders_mnist
     from helper.train import train_model
 
-    process = psutil.Process()
-    before = process.memory_info().rss
+    before = memory("VmRSS")
     begin = time.perf_counter()
     loaders = get_dataloaders_mnist(BATCH_SIZE, source="mnist", data_dir=folder)
     loaded = time.perf_counter() - begin
-    added = process.memory_info().rss - before
+    row = {
+        "images": sum(len(loader.dataset) for loader in loaders),
+        "load, s": loaded,
+        "added, MB": (memory("VmRSS") - before) / 1e6,
+        "peak of loading, MB": (memory("VmHWM") - before) / 1e6,
+    }
     model, optimizer, _ = make_run(make_lenet5())
     with contextlib.redirect_stdout(io.StringIO()):
         train_model(model, 1, *loaders, optimizer, torch.device("cpu"))
-    return {
-        "images": sum(len(loader.dataset) for loader in loaders),
-        "load, s": loaded,
-        "epoch, s": time.perf_counter() - begin - loaded,
-        "data in memory, MB": added / 1e6,
-        "peak, MB": (peak_memory() - before) / 1e6,
-    }
+    row["epoch, s"] = time.perf_counter() - begin - loaded
+    row["peak of all, MB"] = (memory("VmHWM") - before) / 1e6
+    return row
 
 
-def peak_memory():
-    """Return the largest memory this process ever had, in bytes. Linux and macOS."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def memory(name):
+    """Return the bytes of memory that this process has (VmRSS) or ever had (VmHWM). Linux only."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition(f"{name}:")[2].split()[0])
 
 
 def in_a_fresh_process(function, *arguments):
@@ -397,7 +392,7 @@ def in_a_fresh_process(function, *arguments):
 def format_table(rows):
     """Return the rows as a table: milliseconds, and the project's ratios to the other two."""
     lines = [
-        f"{'median milliseconds':34}{'lecture':>10}{'bare':>10}{'project':>10}"
+        f"{'median milliseconds':38}{'lecture':>10}{'bare':>10}{'project':>10}"
         f"{'to bare':>10}{'to lecture':>12}"
     ]
     for what, seconds in rows.items():
@@ -406,7 +401,7 @@ def format_table(rows):
             f"{seconds['project'] / seconds[n]:.2f} x" if n in seconds else ""
             for n in ("bare", "lecture")
         ]
-        lines.append(f"{what:34}{''.join(cells)}{ratios[0]:>10}{ratios[1]:>12}")
+        lines.append(f"{what:38}{''.join(cells)}{ratios[0]:>10}{ratios[1]:>12}")
     return "\n".join(lines)
 
 
