@@ -458,7 +458,7 @@ def main():
         else:
             write_mnist(folder, images, targets, 6_000, 1_000)
             rows = measure_startup(folder, rounds=3)  # before this process imports PyTorch
-            rows |= measure_epoch(folder, rounds=7)
+            rows |= measure_epoch(folder, rounds=15)
             rows |= measure_checkpoint("LeNet-5", make_lenet5(), folder, rounds=100)
             from torchvision.models import alexnet
 
