@@ -24,7 +24,8 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py
 
 notebooks: $(READY)
-	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS)
+	@$(BIN)/python tools/exercises.py
+	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS) $(wildcard notebooks/solutions/*.ipynb)
 
 reset:
 	rm -rf notebooks/saved_data build
