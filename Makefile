@@ -4,7 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/requirements-installed
-NOTEBOOKS := notebooks/1-lenet5-train-and-save.ipynb notebooks/2-lenet5-load-and-continue.ipynb
+# In this order: each uses what those before it have saved.
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 .PHONY: run test lab bench notebooks reset
 
