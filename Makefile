@@ -1,12 +1,13 @@
-# make run · make test · make lab · make notebooks · make reset
+# make run · make test · make lab · make bench · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/requirements-installed
-NOTEBOOKS := notebooks/1-lenet5-train-and-save.ipynb notebooks/2-lenet5-load-and-continue.ipynb
+# In this order: each uses what those before it have saved.
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: run test lab notebooks reset
+.PHONY: run test lab bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
@@ -19,6 +20,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/bench.py
 
 notebooks: $(READY)
 	@$(BIN)/python tools/exercises.py

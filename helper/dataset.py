@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 MNIST_5K_MD5 = "86655453da81418511d747795089b6d5"  # of the cache file that `cache_mnist_5k` writes
 
@@ -82,10 +82,17 @@ def get_dataloaders_mnist(
     valid = DigitDataset(images[num_train:], targets[num_train:])
     test = DigitDataset(test_images, test_targets)
     return (
-        DataLoader(train, batch_size, shuffle=True, drop_last=True, collate_fn=as_it_is),
-        DataLoader(valid, batch_size, collate_fn=as_it_is),
-        DataLoader(test, batch_size, collate_fn=as_it_is),
+        make_loader(train, batch_size, shuffle=True),
+        make_loader(valid, batch_size),
+        make_loader(test, batch_size),
     )
+
+
+def make_loader(dataset, batch_size, shuffle=False):
+    """Return a DataLoader. One that shuffles drops a last, smaller batch."""
+    sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+    batches = TensorBatchSampler(sampler, batch_size, drop_last=shuffle)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=as_it_is)
 
 
 class DigitDataset(Dataset):
@@ -104,8 +111,26 @@ class DigitDataset(Dataset):
 
     def __getitems__(self, indices):
         """Return one whole batch; the DataLoader calls this instead of `__getitem__` B times."""
+        indices = torch.as_tensor(indices, device=self.images.device)
+        images = self.images.index_select(0, indices)  # half the time of self.images[indices]
         # x / 127.5 - 1 gives the same floats, bit for bit, as ToTensor and Normalize(0.5, 0.5).
-        return self.images[indices].float().div_(127.5).sub_(1), self.targets[indices]
+        return images.div(127.5).sub_(1), self.targets[indices]
+
+    def to(self, device):
+        """Move all images and targets to `device`, as `model.to` moves parameters."""
+        self.images, self.targets = self.images.to(device), self.targets.to(device)
+
+
+class TensorBatchSampler(BatchSampler):
+    """PyTorch's BatchSampler, but a batch of indices is a tensor on the device of the images.
+
+    So a GPU gets the order of an epoch at once, instead of a list of numbers for every batch.
+    """
+
+    def __iter__(self):
+        device = self.sampler.data_source.images.device
+        order = torch.tensor(list(self.sampler), device=device)
+        yield from order.split(self.batch_size)[: len(self)]
 
 
 def as_it_is(batch):

@@ -39,7 +39,8 @@ def train_model(
         model: on `device` already.
         num_epochs: the total, at least 1: with a history of 2 epochs, 12 trains 10 more, and
             2 nothing.
-        train_loader, valid_loader, test_loader: yield `(features, targets)`.
+        train_loader, valid_loader, test_loader: yield `(features, targets)`. Datasets that have a
+            method `to`, like those in helper/dataset.py, are moved to `device` once and stay there.
         scheduler: steps after every epoch.
         scheduler_on: what a ReduceLROnPlateau looks at, "valid_acc" or "minibatch_loss" (the
             epoch's last one). Other schedulers look at nothing.
@@ -74,6 +75,10 @@ def train_model(
     if history.epoch >= num_epochs:
         print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
         return history
+
+    for loader in (train_loader, valid_loader, test_loader):
+        if hasattr(getattr(loader, "dataset", None), "to"):
+            loader.dataset.to(device)
 
     parts = [part for part in (model, optimizer, scheduler) if part is not None]
     with global_random_numbers_kept(device), torch.enable_grad():

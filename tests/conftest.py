@@ -23,7 +23,6 @@ def loaders(data_dir):
     )
     train.dataset.images = train.dataset.images[:400]
     train.dataset.targets = train.dataset.targets[:400]
-    train.sampler.data_source = train.dataset
     return train, valid, test
 
 

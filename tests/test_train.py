@@ -1,5 +1,6 @@
 """The training loop: continuing is exact, whatever happens in between, and says what it does."""
 
+import copy
 import random
 import re
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from helper.evaluation import compute_accuracy, compute_sha256
@@ -170,3 +173,37 @@ def test_the_test_accuracy_stands_at_the_end(new_run, loaders, capsys):
 def test_wrong_arguments_are_named(new_run, loaders, num_epochs, arguments, message):
     with pytest.raises(ValueError, match=message):
         train(new_run(), num_epochs, loaders, **arguments)
+
+
+class TransferCounter(TorchDispatchMode):
+    """Counts the operations that bring a tensor from one device to another."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = filter(torch.is_tensor, tree_leaves((args, result)))
+        self.count += len({tensor.device for tensor in tensors}) > 1
+        return result
+
+
+def test_a_device_gets_the_data_once_and_is_asked_for_the_losses_once(new_run, loaders):
+    """On the device "meta", which computes nothing: asking it for a number is an error."""
+    model, _, _ = new_run()
+    model.to("meta")
+    meta_loaders = copy.deepcopy(loaders)  # their datasets are moved
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    steps = []
+    optimizer.register_step_post_hook(lambda *_: steps.append(transfers.count))
+    with TransferCounter() as transfers, pytest.raises(NotImplementedError, match="meta"):
+        train_model(model, 1, *meta_loaders, optimizer, "meta")
+    assert len(steps) == 8  # all batches of the epoch; then the losses are read
+    assert steps[0] == steps[-1]
+
+    loader = meta_loaders[2]
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(transfers.count))
+    with TransferCounter() as transfers, pytest.raises(NotImplementedError, match="meta"):
+        compute_accuracy(model, loader, "meta")
+    assert len(seen) == len(loader) == 10
+    assert seen[0] == seen[-1]
