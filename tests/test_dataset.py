@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import http.server
+import io
+import pickle
 import struct
+import tarfile
 import threading
 import time
 
@@ -11,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torchvision import transforms
-from torchvision.datasets import MNIST
+from torchvision.datasets import CIFAR10, MNIST
 
 from helper import dataset
-from helper.dataset import get_dataloaders_mnist
+from helper.dataset import CIFAR10_CLASSES, get_dataloaders_cifar10, get_dataloaders_mnist
 
 
 def test_mnist_5k_is_split_evenly_and_without_overlap(data_dir):
@@ -35,7 +38,7 @@ def test_mnist_5k_is_split_evenly_and_without_overlap(data_dir):
             strict=True,
         )
     )
-    resized = dataset.resize(torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 28, 28), 32)
+    resized = dataset.resize(torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28), 32)
     theirs = sorted(zip(map(bytes, resized.flatten(1).numpy()), targets.tolist(), strict=True))
     assert ours == theirs
 
@@ -86,6 +89,20 @@ def test_pixels_are_those_of_the_lectures_transforms(data_dir, image_size):
     assert torch.equal(ours, theirs)
 
 
+def test_three_channels_show_the_grey_image_three_times_and_cost_no_memory(data_dir):
+    grey = get_dataloaders_mnist(image_size=64, data_dir=data_dir)
+    colour = get_dataloaders_mnist(image_size=64, channels=3, data_dir=data_dir)
+    for one, three in zip(grey, colour, strict=True):
+        assert three.dataset.images.shape[1] == 1
+        features = torch.stack([three.dataset[i][0] for i in range(20)])
+        assert features.shape == (20, 3, 64, 64)
+        for channel in range(3):
+            expected = torch.stack([one.dataset[i][0] for i in range(20)])
+            assert torch.equal(features[:, channel : channel + 1], expected)
+        features += 1  # a batch is the student's own: it can be changed, and nothing else does
+        assert torch.equal(three.dataset[0][0], expected[0].expand(3, -1, -1))
+
+
 def test_second_start_is_fast(data_dir):
     def seconds():
         start = time.perf_counter()
@@ -124,11 +141,12 @@ def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, capsys, damage):
         ({"validation_fraction": 0}, "validation_fraction must lie between 0 and 1"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie between 0 and 1"),
         ({"validation_fraction": float("nan")}, "validation_fraction must lie between 0 and 1"),
-        ({"validation_fraction": 0.95}, "validation_fraction=0.95 leaves no training images"),
+        ({"validation_fraction": 0.95}, "validation_fraction leaves none of the 4500"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": 12.5}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": 4001}, "batch_size must be at most 4000"),
         ({"image_size": 0}, "image_size must be a whole number"),
+        ({"channels": 2}, "channels must be 1 or 3"),
     ],
 )
 def test_wrong_arguments_are_named(data_dir, arguments, message):
@@ -144,6 +162,10 @@ def test_the_largest_batch_is_the_whole_training_set(data_dir):
 # --- source="mnist": a small set in MNIST's own format, served on localhost ---
 
 
+def md5(data):
+    return hashlib.md5(data).hexdigest()
+
+
 def idx_file(array):
     """Return a uint8 array in MNIST's IDX format."""
     return struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape) + array.tobytes()
@@ -154,21 +176,20 @@ def small_mnist(data_dir):
     """The four files of a MNIST of 200 training and 50 test digits."""
     (images, targets), (test_images, test_targets) = dataset.load_mnist_5k(data_dir)
     return {
-        "train-images-idx3-ubyte": idx_file(images[:200].numpy()),
+        "train-images-idx3-ubyte": idx_file(images[:200, 0].numpy()),
         "train-labels-idx1-ubyte": idx_file(targets[:200].numpy().astype(np.uint8)),
-        "t10k-images-idx3-ubyte": idx_file(test_images[:50].numpy()),
+        "t10k-images-idx3-ubyte": idx_file(test_images[:50, 0].numpy()),
         "t10k-labels-idx1-ubyte": idx_file(test_targets[:50].numpy().astype(np.uint8)),
     }
 
 
 @pytest.fixture
-def mirror(small_mnist, monkeypatch):
-    """Serve the small MNIST, as torchvision expects it; the test may change what is served."""
-    served = {f"/{name}.gz": gzip.compress(data) for name, data in small_mnist.items()}
+def server():
+    """Serve what a test puts into `server.files`, a dict of paths and contents, at `server.url`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = served.get(self.path)
+            body = server.files.get(self.path)
             self.send_response(404 if body is None else 200)
             self.end_headers()
             self.wfile.write(body or b"")
@@ -177,13 +198,22 @@ def mirror(small_mnist, monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files = {}
+    server.url = f"http://127.0.0.1:{server.server_port}/"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    resources = [(path[1:], hashlib.md5(body).hexdigest()) for path, body in served.items()]
-    monkeypatch.setattr(MNIST, "resources", resources)
-    yield served
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def mirror(server, small_mnist, monkeypatch):
+    """Serve the small MNIST, as torchvision expects it; the test may change what is served."""
+    server.files.update({f"/{name}.gz": gzip.compress(data) for name, data in small_mnist.items()})
+    monkeypatch.setattr(MNIST, "mirrors", [server.url])
+    resources = [(path[1:], md5(body)) for path, body in server.files.items()]
+    monkeypatch.setattr(MNIST, "resources", resources)
+    return server.files
 
 
 def load_small_mnist(folder):
@@ -254,7 +284,140 @@ def test_files_put_there_by_hand_need_no_network(mirror, small_mnist, tmp_path):
 
 def test_one_flipped_bit_in_a_file_of_mnists_size_is_found(tmp_path):
     path = tmp_path / "t10k-labels-idx1-ubyte"
-    size, md5 = dataset.MNIST_FILES[path.name]
+    size, expected = dataset.MNIST_FILES[path.name]
     path.write_bytes(idx_file(np.zeros(size - 8, np.uint8)))
-    assert dataset.is_damaged(path, size, md5)
-    assert not dataset.is_damaged(path, size, hashlib.md5(path.read_bytes()).hexdigest())
+    assert dataset.is_damaged(path, size, expected)
+    assert not dataset.is_damaged(path, size, md5(path.read_bytes()))
+
+
+# --- CIFAR-10: a small set in its own format, served on localhost ---
+
+
+@pytest.fixture(scope="session")
+def small_cifar10():
+    """The files of a CIFAR-10 of 200 training and 40 test images: blots of colour, not noise."""
+    generator = torch.Generator().manual_seed(1)
+    blots = torch.nn.functional.interpolate(
+        torch.rand(240, 3, 5, 5, generator=generator), size=(32, 32), mode="bicubic"
+    )
+    images = blots.clamp(0, 1).mul(255).round().to(torch.uint8).flatten(1).numpy()
+    labels = torch.randint(10, (240,), generator=generator).tolist()
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    files = {}
+    for number, name in enumerate(names):
+        part = slice(40 * number, 40 * (number + 1))
+        content = {"batch_label": name, "labels": labels[part], "data": images[part]}
+        files[name] = pickle.dumps(content, protocol=2)
+    files["batches.meta"] = pickle.dumps({"label_names": list(CIFAR10_CLASSES)}, protocol=2)
+    return files, torch.from_numpy(images).view(240, 3, 32, 32), labels
+
+
+@pytest.fixture
+def cifar10_mirror(server, small_cifar10, monkeypatch):
+    """Serve the small CIFAR-10; the test may change what is served."""
+    files, _, _ = small_cifar10
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    server.files["/cifar-10-python.tar.gz"] = archive.getvalue()
+    sums = [[name, md5(content)] for name, content in files.items()]
+    monkeypatch.setattr(CIFAR10, "url", f"{server.url}cifar-10-python.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.getvalue()))
+    monkeypatch.setattr(CIFAR10, "train_list", sums[:5])
+    monkeypatch.setattr(CIFAR10, "test_list", sums[5:6])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums[6][1]})
+    return server.files
+
+
+def test_cifar10_is_downloaded_once_and_split_as_in_the_lecture(
+    cifar10_mirror, small_cifar10, tmp_path
+):
+    _, images, labels = small_cifar10
+    get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+    cifar10_mirror.clear()
+    parts = [loader.dataset for loader in get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)]
+    assert [len(part) for part in parts] == [180, 20, 40]
+    assert torch.equal(torch.cat([part.images for part in parts]), images)
+    assert torch.cat([part.targets for part in parts]).tolist() == labels
+
+
+def test_cifar10_pixels_are_those_of_the_lectures_transforms(
+    cifar10_mirror, small_cifar10, tmp_path
+):
+    loaders = get_dataloaders_cifar10(batch_size=10, image_size=64, data_dir=tmp_path)
+    transform = transforms.Compose(
+        [
+            transforms.Resize((64, 64)),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ]
+    )
+    theirs = CIFAR10(tmp_path, train=False, transform=transform)
+    features = torch.cat([features for features, _ in loaders[2]])
+    assert features.shape == (40, 3, 64, 64)
+    assert torch.equal(features, torch.stack([image for image, _ in theirs]))
+    assert theirs.classes == list(CIFAR10_CLASSES)
+    assert loaders[2].dataset.targets.tolist() == [target for _, target in theirs]
+
+
+def test_cifar10_without_network_says_what_to_do(cifar10_mirror, tmp_path):
+    archive = cifar10_mirror.pop("/cifar-10-python.tar.gz")
+    with pytest.raises(RuntimeError, match="CIFAR-10 could not be downloaded") as error:
+        get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+    for text in (f"Put cifar-10-python.tar.gz into {tmp_path}", "get_dataloaders_mnist"):
+        assert text in str(error.value)
+
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)  # put there by hand
+    assert len(get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)[0].dataset) == 180
+
+
+def test_a_broken_off_download_of_cifar10_is_refused_and_the_next_run_recovers(
+    cifar10_mirror, tmp_path
+):
+    archive = cifar10_mirror["/cifar-10-python.tar.gz"]
+    cifar10_mirror["/cifar-10-python.tar.gz"] = archive[:1000]
+    with pytest.raises(RuntimeError, match="CIFAR-10 could not be downloaded"):
+        get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+
+    cifar10_mirror["/cifar-10-python.tar.gz"] = archive
+    assert len(get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)[0].dataset) == 180
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_file_of_cifar10_is_named_or_unpacked_anew(
+    cifar10_mirror, small_cifar10, tmp_path, name, damage
+):
+    get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    path = tmp_path / "cifar-10-batches-py" / name
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content if damage == "flip" else content[:-20])
+    if damage == "gone":
+        path.unlink()
+
+    cifar10_mirror.clear()
+    packed = archive.read_bytes()
+    archive.unlink()
+    with pytest.raises(RuntimeError, match=f"Missing or damaged in .*: {name}\\."):
+        get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+
+    archive.write_bytes(packed)
+    get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
+    assert path.read_bytes() == small_cifar10[0][name]
+
+
+def test_wrong_arguments_for_cifar10_are_named(cifar10_mirror, tmp_path):
+    for arguments, message in (
+        ({"validation_fraction": 0}, "validation_fraction must lie between 0 and 1"),
+        ({"validation_fraction": 0.99}, "validation_fraction leaves none of the 200"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": 181}, "batch_size must be at most 180"),
+        ({"image_size": 0}, "image_size must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            get_dataloaders_cifar10(data_dir=tmp_path, **arguments)
