@@ -58,7 +58,7 @@ def finish_curves(axes, resumed_at):
 
 
 def show_examples(model, data_loader, class_names=None, indices=None, figure=None):
-    """Show 15 images with predicted (P) and true (T) label; mistakes stand in a box, marked ✗.
+    """Show 15 images with predicted (P) and true (T) label; mistakes in bold and in a frame.
 
     Args:
         model: on any device.
@@ -76,6 +76,7 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
 
     device = next(model.parameters()).device
     logits, _ = compute_logits(model, [(features, targets)], device)
+    between = "  " if class_names is None else "\n"  # a name takes a line
     if class_names is None:
         class_names = range(logits.shape[1])
 
@@ -91,7 +92,7 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
         right = predicted == target
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(
-            f"P: {class_names[predicted]}  T: {class_names[target]}",
+            f"P: {class_names[predicted]}{between}T: {class_names[target]}",
             fontsize=16,
             fontweight="normal" if right else "bold",
         )
@@ -115,7 +116,13 @@ def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=N
         _, axes = plt.subplots(figsize=(8, 7))
     display = ConfusionMatrixDisplay(np.asarray(confusion_matrix), display_labels=class_names)
     # The square root of the counts makes a single mistake visible beside a full diagonal.
-    display.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"norm": PowerNorm(0.5)})
+    display.plot(
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        xticks_rotation="horizontal" if class_names is None else "vertical",
+        im_kw={"norm": PowerNorm(0.5)},
+    )
     for text in display.text_.flat:
         text.set(fontsize=16, visible=text.get_text() != "0")
     axes.set(xlabel="Predicted label", ylabel="True label", title=title)

@@ -93,7 +93,7 @@ def test_examples_show_predicted_and_true_label_and_frame_the_mistakes():
 
 def test_fewer_examples_than_fifteen_leave_no_empty_boxes():
     _, axes = show_examples(Constant(), [batch(4, channels=3)], class_names=["cat", "dog", "ox"])
-    assert axes.flat[3].get_title() == "P: dog  T: cat"
+    assert axes.flat[3].get_title() == "P: dog\nT: cat"
     assert [ax.axison for ax in axes.flat] == [True] * 4 + [False] * 11
 
 
