@@ -175,7 +175,7 @@ def read_checkpoint(path, map_location="cpu"):
     if not os.path.isfile(path):  # False for a folder that may not be opened, too
         raise CheckpointError(
             f"There is no checkpoint {path}. Run the notebook that saves it first: notebook 1 "
-            "saves saved_data/checkpoint.pt."
+            "saves saved_data/checkpoint.pt, notebook 4 saved_data/alexnet.pt."
         )
     verify_content(path)
     try:
