@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
@@ -23,8 +24,10 @@ from helper.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from helper.dataset import ImageDataset, make_loader, resize
 from helper.evaluation import compute_sha256
 from helper.history import History
+from helper.train import train_model
 
 HISTORY = {
     "seed": 5,
@@ -497,6 +500,34 @@ def test_a_full_disk(run, new_run, path):
         assert_still_saved(path, expected, new_run)
     save_checkpoint(path, *run, History(**HISTORY))  # there is room again
     assert_still_saved(path, sha256(run, History(**HISTORY)), new_run)
+
+
+def test_a_disk_too_full_for_alexnet_while_it_trains(loaders, path, capsys):
+    """What notebook 4 does, on a few digits: the second epoch's 456 MB don't fit any more."""
+    few = [
+        make_loader(ImageDataset(resize(loader.dataset.images[:64], 64), targets, 3), 64)
+        for loader in loaders
+        for targets in [loader.dataset.targets[:64]]
+    ]
+
+    def run():
+        model = torchvision.models.alexnet(num_classes=10)
+        return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    torch.manual_seed(1)
+    model, optimizer = run()
+    history = train_model(model, 1, *few, optimizer, "cpu", seed=5, checkpoint_path=path)
+    expected = compute_sha256(model.state_dict(), optimizer.state_dict())
+    for limit in (0, 100_000_000, 456_000_000):
+        with file_size_limit(limit), pytest.raises(CheckpointError, match="File too large"):
+            train_model(model, 2, *few, optimizer, "cpu", history=history, checkpoint_path=path)
+        assert "as they were after epoch 1" in capsys.readouterr().out
+        assert compute_sha256(model.state_dict(), optimizer.state_dict()) == expected
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    model, optimizer = run()
+    assert load_checkpoint(path, model, optimizer) == history
+    assert compute_sha256(model.state_dict(), optimizer.state_dict()) == expected
 
 
 @contextlib.contextmanager

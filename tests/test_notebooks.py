@@ -161,14 +161,19 @@ def test_a_damaged_notebook_is_found(damage, expected):
     assert any(expected in problem for problem in problems(notebook))
 
 
-def test_the_model_class_is_the_same_in_all_notebooks_that_have_it():
+@pytest.mark.parametrize(
+    ("first_line", "number"),
+    [("class LeNet5", 3), ("def new_alexnet", 2)],
+    ids=["LeNet-5", "AlexNet"],
+)
+def test_the_model_is_the_same_in_all_notebooks_that_have_it(first_line, number):
     copies = [
         cell.source
-        for path in NOTEBOOKS[:3]
+        for path in NOTEBOOKS
         for cell in code_cells(read(path))
-        if cell.source.startswith("class LeNet5")
+        if cell.source.startswith(first_line)
     ]
-    assert len(copies) == 3
+    assert len(copies) == number
     assert len(set(copies)) == 1
 
 

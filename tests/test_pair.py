@@ -19,6 +19,7 @@ from tools.run_notebooks import run
 
 ROOT = Path(__file__).parent.parent
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
+FOURTH, FIFTH = "4-alexnet-train-and-save.ipynb", "5-alexnet-load-and-continue.ipynb"
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def course(tmp_path, data_dir):
     shutil.copytree(ROOT / "helper", tmp_path / "helper")
     shutil.copytree(data_dir, tmp_path / "data")
     (tmp_path / "notebooks").mkdir()
-    for name in (FIRST, SECOND):
+    for name in (FIRST, SECOND, FIFTH):
         shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
     return tmp_path / "notebooks"
 
@@ -91,18 +92,27 @@ def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
     assert "model and optimizer are equal to the last bit after epoch 5" in printed(notebook)
 
 
-@pytest.mark.parametrize("missing", ["model.pt", "checkpoint.pt"])
-def test_notebook_2_without_notebook_1_says_what_to_do(course, missing):
+@pytest.mark.parametrize(
+    ("notebook", "number", "needed", "missing"),
+    [
+        (SECOND, 1, ["model.pt", "optimizer.pt", "scheduler.pt", "checkpoint.pt"], "model.pt"),
+        (SECOND, 1, ["model.pt", "optimizer.pt", "scheduler.pt", "checkpoint.pt"], "checkpoint.pt"),
+        (FIFTH, 4, ["alexnet.pt", "alexnet-model.pt"], "alexnet.pt"),
+    ],
+)
+def test_the_second_notebook_of_a_pair_without_the_first_says_what_to_do(
+    course, notebook, number, needed, missing
+):
     (course / "saved_data").mkdir()
-    for name in {"model.pt", "optimizer.pt", "scheduler.pt", "checkpoint.pt"} - {missing}:
+    for name in set(needed) - {missing}:
         (course / "saved_data" / name).touch()
     with pytest.raises(SystemExit) as error:
-        run(course / SECOND, lambda *_: None)
+        run(course / notebook, lambda *_: None)
     message = str(error.value)
     assert message.splitlines()[-1].startswith(
-        f"FileNotFoundError: There is no saved_data/{missing} yet: run notebook 1 first"
+        f"FileNotFoundError: There is no saved_data/{missing} yet: run notebook {number} first"
     )
-    assert FIRST in message
+    assert {1: FIRST, 4: FOURTH}[number] in message
 
 
 def test_a_failing_cell_is_named_with_its_error(tmp_path):
