@@ -1,22 +1,32 @@
-# make run · make test · make lab · make bench · make notebooks · make reset
+# make run · make test · make fast · make lab · make bench · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
+#
+# LOCK names the releases to install: make LOCK= test takes the newest ones,
+# make LOCK=requirements-oldest.txt test the oldest.
 
 PYTHON ?= python3
+LOCK ?= requirements-lock.txt
 BIN := .venv/bin
-READY := .venv/requirements-installed
+READY := .venv/installed-with-$(notdir $(or $(LOCK),the-newest))
 # In this order: each uses what those before it have saved.
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
+export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test lab bench notebooks reset
+.PHONY: run test fast lint lab bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
 
-test: $(READY)
+test: lint
+	$(BIN)/python -m pytest
+
+fast: lint
+	$(BIN)/python -m pytest -m "not slow" tests
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf notebooks/saved_data
-	$(BIN)/python -m pytest
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
@@ -29,12 +39,13 @@ notebooks: $(READY)
 	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS) $(wildcard notebooks/solutions/*.ipynb)
 
 reset:
-	rm -rf notebooks/saved_data build
+	@$(PYTHON) tools/reset.py
 
-$(READY): requirements.txt
+$(READY): requirements.txt $(LOCK)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)'. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12 run"; exit 1; }
 	@$(PYTHON) tools/check_python.py
 	@echo "Making .venv from requirements.txt: about three minutes, and up to 6 GB with PyTorch's GPU libraries."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt
+	@rm -f .venv/installed-with-*
+	@$(BIN)/python -m pip install --disable-pip-version-check --upgrade --requirement requirements.txt $(addprefix --constraint ,$(LOCK))
 	@touch $@

@@ -1,7 +1,59 @@
-"""Give tests and notebook kernels the arithmetic that the committed outputs were made with."""
+"""How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course."""
 
-import os
+import contextlib
+from pathlib import Path
 
-from tools.run_notebooks import PINNED_ARITHMETIC
+import pytest
 
-os.environ.update(PINNED_ARITHMETIC)
+from tools.arithmetic import is_reference, use_reference
+from tools.course import temporary_course
+
+use_reference()  # before anything imports PyTorch
+
+ROOT = Path(__file__).parent
+NOTEBOOKS = ROOT / "notebooks"
+COMPARISON = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Let notebooks run in a copy: what they save must not replace what a student has saved."""
+    named = [argument.partition("::") for argument in config.args]
+    paths = [(config.invocation_params.dir / path).resolve() for path, *_ in named]
+    if not any(path.is_relative_to(NOTEBOOKS) for path in paths):
+        return
+
+    cleanup = contextlib.ExitStack()
+    config.add_cleanup(cleanup.close)
+    course = cleanup.enter_context(temporary_course(keep_data=False))
+    for number, (path, (_, *cell)) in enumerate(zip(paths, named, strict=True)):
+        if path.is_relative_to(NOTEBOOKS):
+            config.args[number] = "".join([str(course / path.relative_to(ROOT)), *cell])
+
+    rules = (ROOT / "tests" / "nbval_sanitize.cfg").read_text()
+    if is_reference(sorted(NOTEBOOKS.glob("**/[!.]*.ipynb"))):
+        config.stash[COMPARISON] = "every digit is compared: this is the reference arithmetic"
+    else:
+        rules += (ROOT / "tests" / "nbval_mask_digits.cfg").read_text()
+        config.stash[COMPARISON] = "digits are masked: this is not the reference arithmetic"
+    (course / "nbval_sanitize.cfg").write_text(rules)
+    config.option.nbval_sanitize_with = str(course / "nbval_sanitize.cfg")
+
+
+def pytest_ignore_collect(collection_path):
+    """Never collect the notebooks of a student, only their copies."""
+    return True if collection_path == NOTEBOOKS else None
+
+
+def pytest_collection_modifyitems(items):
+    """A notebook is slow to run."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+
+
+def pytest_report_header(config):
+    return f"notebooks: {config.stash.get(COMPARISON, 'not run')}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.write_line(f"Notebooks: {config.stash.get(COMPARISON, 'not run')}")

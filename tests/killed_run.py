@@ -1,12 +1,13 @@
-"""One training run in a process of its own, for the tests that kill it.
+"""One training run in a process of its own, for the tests that kill it at a moment of their choice.
 
-The network has dropout and the digits are augmented at random; saving takes a good part of the
-time, so that many kills hit it.
+The network has dropout and the digits are augmented at random.
 """
 
 import contextlib
 import os
+import signal
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from helper.dataset import get_dataloaders_mnist
 from helper.evaluation import compute_sha256
 from helper.history import History
 from helper.train import train_model
+
+BATCHES = 8  # in an epoch
 
 
 def augment(batch):
@@ -31,7 +34,7 @@ def make_run(data_dir):
     loaders[0].collate_fn = augment
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 10)
+        nn.Flatten(), nn.Dropout(0.2), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10)
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0)
@@ -43,13 +46,42 @@ def sha256(model, optimizer, scheduler, history):
     return compute_sha256(*states, vars(history))
 
 
-def train_to(num_epochs, data_dir, checkpoint, result):
-    """Continue from the file `checkpoint` if it is there; write the hash of the end to `result`."""
+def at_call(number, action, then=lambda *_, **__: None):
+    """Return a function that does `action` when it is called for the `number`-th time (from 0)."""
+    calls = iter(range(number + 1))
+
+    def call(*arguments, **settings):
+        if next(calls, None) == number:
+            action()
+        return then(*arguments, **settings)
+
+    return call
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_to(num_epochs, data_dir, checkpoint, result, die_in_batch=None, die_in_call=None):
+    """Continue from the file `checkpoint` if it is there; write the hash of the end to `result`.
+
+    The process kills itself before the optimizer's step of the batch `die_in_batch`, counted from
+    0 over this process, or in the call `die_in_call`: `("os.fsync", 2)` is the third of its kind.
+    """
     loaders, model, optimizer, scheduler = make_run(data_dir)
     history = History(seed=3)
     if Path(checkpoint).exists():
         history = load_checkpoint(checkpoint, model, optimizer, scheduler)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with contextlib.ExitStack() as stack:
+        if die_in_batch is not None:
+            optimizer.register_step_pre_hook(at_call(die_in_batch, die))
+        if die_in_call is not None:
+            name, number = die_in_call
+            module, _, function = name.rpartition(".")
+            original = getattr(__import__(module), function)
+            stack.enter_context(mock.patch(name, at_call(number, die, original)))
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
         train_model(
             model,
             num_epochs,
@@ -60,6 +92,4 @@ def train_to(num_epochs, data_dir, checkpoint, result):
             history=history,
             checkpoint_path=checkpoint,
         )
-    unfinished = Path(f"{result}.unfinished")
-    unfinished.write_text(sha256(model, optimizer, scheduler, history))
-    unfinished.replace(result)
+    Path(result).write_text(sha256(model, optimizer, scheduler, history))

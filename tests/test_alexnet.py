@@ -38,6 +38,7 @@ def path(tmp_path_factory):
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the peak in /proc")
 @pytest.mark.parametrize(
     ("settings", "at_least", "at_most"),

@@ -4,10 +4,10 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "bench.py")
@@ -16,21 +16,26 @@ sys.modules["bench"] = bench  # the fresh processes find it by this name
 spec.loader.exec_module(bench)
 
 
-def test_contenders_take_turns_and_the_first_round_does_not_count():
-    calls = []
+def test_contenders_take_turns_and_the_first_round_does_not_count(monkeypatch):
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])  # no clock but this one
 
     def contender(name, seconds):
+        seconds = iter(seconds)
+
         def call():
             calls.append(name)
-            time.sleep(seconds if calls.count(name) > 1 else 0.2)
+            clock[0] += next(seconds)
 
         return call
 
-    medians = bench.take_turns({"a": contender("a", 0.01), "b": contender("b", 0.03)}, rounds=3)
+    contenders = {"a": contender("a", [64, 1, 16, 2]), "b": contender("b", [64, 8, 4, 32])}
+    medians = bench.take_turns(contenders, rounds=3)
     assert calls == list("abbaabba")
-    assert 0.01 <= medians["a"] < medians["b"] < 0.2
+    assert medians == {"a": 2, "b": 8}
 
 
+@pytest.mark.slow
 def test_all_rows_are_measured_and_printed(tmp_path):
     images, targets = bench.random_mnist()
     bench.write_mnist(tmp_path, images, targets, 600, 300)
@@ -75,6 +80,7 @@ def load_and_measure(folder):
     return data, added, bench.memory("VmHWM") - before
 
 
+@pytest.mark.slow
 def test_memory_holds_a_byte_per_pixel_and_no_floats(tmp_path):
     images, targets = bench.random_mnist()
     bench.write_mnist(tmp_path / "small", images, targets, 600, 300)

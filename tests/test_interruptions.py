@@ -1,92 +1,61 @@
 """Whatever stops a run, a kill, the stop button or an error: it continues to the same end."""
 
 import multiprocessing
-import os
-import random
 import signal
-import time
 
 import pytest
 import torch
-from killed_run import make_run, sha256, train_to
+from killed_run import BATCHES, at_call, make_run, sha256, train_to
 
 from helper.checkpoint import CheckpointError, load_checkpoint
 from helper.history import History
 from helper.train import train_model
 
-NUM_EPOCHS = 12
+NUM_EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def processes():
-    """Fresh processes that need no seconds to import PyTorch: forked from one that has done it."""
+def start(data_dir):
+    """A function that trains in a fresh process, forked from one that has imported PyTorch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "torch.utils.data", "tqdm", "psutil"])
-    return context
 
+    def start(num_epochs, folder, **moment):
+        arguments = (num_epochs, data_dir, folder / "run.pt", folder / "result")
+        process = context.Process(target=train_to, args=arguments, kwargs=moment)
+        process.start()
+        process.join()
+        return process.exitcode
 
-def start(processes, *arguments):
-    process = processes.Process(target=train_to, args=arguments)
-    process.start()
-    return process
+    return start
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(processes, data_dir, tmp_path_factory):
-    """The hash at the end of the run that nothing stops, and the seconds that it takes."""
-    start(processes, 1, data_dir, *two_files(tmp_path_factory)).join()  # PyTorch is imported now
-    checkpoint, result = two_files(tmp_path_factory)
-    begin = time.perf_counter()
-    process = start(processes, NUM_EPOCHS, data_dir, checkpoint, result)
-    process.join()
-    assert process.exitcode == 0
-    return result.read_text(), time.perf_counter() - begin
-
-
-def two_files(tmp_path_factory):
+def uninterrupted(start, data_dir, tmp_path_factory):
+    """The hash after each epoch of the run that nothing stops."""
     folder = tmp_path_factory.mktemp("run")
-    return folder / "run.pt", folder / "result"
+    hashes = [sha256(*make_run(data_dir)[1:], History(seed=3))]
+    for num_epochs in range(1, NUM_EPOCHS + 1):
+        assert start(num_epochs, folder) == 0
+        hashes.append((folder / "result").read_text())
+    return hashes
 
 
-def test_kill_minus_nine(processes, data_dir, uninterrupted, tmp_path):
-    expected, seconds = uninterrupted
-    moments = random.Random(0)
-    runs = kills = kills_while_saving = 0
-    while runs < 3 or kills < 30 or kills_while_saving < 3:
-        folder = tmp_path / str(runs)
-        folder.mkdir()
-        checkpoint, result = folder / "run.pt", folder / "result"
-        while not result.exists():
-            process = start(processes, NUM_EPOCHS, data_dir, checkpoint, result)
-            process.join(moments.uniform(0, 0.4 * seconds))
-            if moments.random() < 0.3:  # then wait until it saves
-                while process.exitcode is None and not any(folder.glob("*.tmp")):
-                    pass
-            if process.exitcode is None:
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                kills += 1
-                kills_while_saving += any(folder.glob("*.tmp"))
-        runs += 1
-        assert process.exitcode in (0, -signal.SIGKILL)
-        assert result.read_text() == expected
-        assert load_checkpoint(checkpoint, *make_run(data_dir)[1:]).epoch == NUM_EPOCHS
-        assert not list(folder.glob("*.tmp"))
+MOMENTS = [{"die_in_batch": batch} for batch in range(NUM_EPOCHS * BATCHES)]
+MOMENTS += [
+    {"die_in_call": (name, number)}
+    for name in ("torch.save", "os.fsync", "os.replace")
+    for number in range(NUM_EPOCHS)
+]
 
 
-@pytest.mark.parametrize("boundary", range(1, 6))
-def test_a_fresh_process_continues_at_every_epoch_boundary(processes, data_dir, tmp_path, boundary):
-    ends = []
-    for name, steps in (("in one go", [6]), ("interrupted", [boundary, 6])):
-        (tmp_path / name).mkdir()
-        for num_epochs in steps:
-            process = start(
-                processes, num_epochs, data_dir, tmp_path / name / "run.pt", tmp_path / "result"
-            )
-            process.join()
-            assert process.exitcode == 0
-        ends.append((tmp_path / "result").read_text())
-    assert ends[0] == ends[1]
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(map(str, moment.values())))
+def test_kill_minus_nine(start, uninterrupted, tmp_path, moment):
+    assert start(NUM_EPOCHS, tmp_path, **moment) == -signal.SIGKILL
+    assert start(NUM_EPOCHS, tmp_path) == 0
+    assert (tmp_path / "result").read_text() == uninterrupted[-1]
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.fixture
@@ -112,41 +81,25 @@ def run(data_dir):
     return train
 
 
-def test_the_stop_button_again_and_again(run, uninterrupted, data_dir, tmp_path, capsys):
-    """Interrupt at random moments, check that all is at the last complete epoch, and go on."""
-    _, *other_parts = make_run(data_dir)
-    after_epoch = {0: sha256(*other_parts, History(seed=3))}
+def test_the_stop_button_in_every_batch(run, uninterrupted, data_dir, tmp_path, capsys):
+    """Each batch is interrupted once: all is at the last complete epoch then, and goes on."""
     history = History(seed=3)
-    for epoch in range(1, NUM_EPOCHS + 1):
-        other = make_run(data_dir)[1:]
-        begin = time.perf_counter()
-        train_to(epoch, data_dir, tmp_path / "other.pt", tmp_path / "result")
-        epoch_seconds = time.perf_counter() - begin
-        after_epoch[epoch] = sha256(*other, load_checkpoint(tmp_path / "other.pt", *other))
-    assert after_epoch[NUM_EPOCHS] == uninterrupted[0]
-
-    moments = random.Random(1)
-    stops = 0
-    signal.signal(signal.SIGALRM, signal.default_int_handler)  # raises KeyboardInterrupt
-    try:
-        while history.epoch < NUM_EPOCHS:
-            signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.01, epoch_seconds))
-            try:
-                run(history, checkpoint_path=tmp_path / "run.pt")
-            except KeyboardInterrupt:
-                stops += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            assert sha256(*run.parts, history) == after_epoch[history.epoch]
-    finally:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    assert stops >= 3
-    assert sha256(*run.parts, history) == uninterrupted[0]
-    assert "model, optimizer and scheduler are as they were after epoch" in capsys.readouterr().out
+    for epoch in range(NUM_EPOCHS):
+        for batch in range(BATCHES):
+            hook = at_call(batch, lambda: signal.raise_signal(signal.SIGINT))
+            handle = run.parts[1].register_step_pre_hook(hook)
+            with pytest.raises(KeyboardInterrupt):
+                run(history, epoch + 1, checkpoint_path=tmp_path / "run.pt")
+            handle.remove()
+            assert history.epoch == epoch
+            assert sha256(*run.parts, history) == uninterrupted[epoch]
+            assert f"as they were after epoch {epoch}" in capsys.readouterr().out
+        run(history, epoch + 1, checkpoint_path=tmp_path / "run.pt")
+    assert sha256(*run.parts, history) == uninterrupted[-1]
     assert not list(tmp_path.glob("*.tmp"))
     other = make_run(data_dir)[1:]
     history = load_checkpoint(tmp_path / "run.pt", *other)
-    assert sha256(*other, history) == uninterrupted[0]
+    assert sha256(*other, history) == uninterrupted[-1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path, capsys):

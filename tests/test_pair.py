@@ -1,13 +1,9 @@
 """The pair as users run it: a kernel for each notebook, one after the other, in a fresh folder."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,21 +11,18 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from helper.checkpoint import describe_checkpoint
+from tools.course import ROOT, copy_course
 from tools.run_notebooks import run
 
-ROOT = Path(__file__).parent.parent
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
 FOURTH, FIFTH = "4-alexnet-train-and-save.ipynb", "5-alexnet-load-and-continue.ipynb"
 
 
 @pytest.fixture
 def course(tmp_path, data_dir):
-    """A copy of the course in a folder of its own, with the digits cached."""
-    shutil.copytree(ROOT / "helper", tmp_path / "helper")
-    shutil.copytree(data_dir, tmp_path / "data")
-    (tmp_path / "notebooks").mkdir()
-    for name in (FIRST, SECOND, FIFTH):
-        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
+    """The notebooks in a copy of the course, with the digits cached."""
+    copy_course(tmp_path)
+    shutil.copytree(data_dir, tmp_path / "data", dirs_exist_ok=True)
     return tmp_path / "notebooks"
 
 
@@ -48,6 +41,7 @@ def printed(notebook):
     )
 
 
+@pytest.mark.slow
 def test_the_pair_continues_exactly_with_other_settings_too(course):
     executed = []
     for name, num_epochs in ((FIRST, 1), (SECOND, 3)):
@@ -67,31 +61,46 @@ def test_the_pair_continues_exactly_with_other_settings_too(course):
     assert "3 epochs done with seed 7" in repr(end)
 
 
+STOP = """
+import signal
+
+def stop(*_, batches=iter(range({batch} + 1))):
+    if next(batches) == {batch}:
+        hook.remove()
+        signal.raise_signal(signal.SIGINT)
+
+hook = optimizer.register_step_pre_hook(stop)
+"""
+
+
+@pytest.mark.slow
 def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
-    """The stop button of JupyterLab sends SIGINT to the kernel; so does this."""
+    """The stop button of JupyterLab sends SIGINT to the kernel; so does this, batch by batch."""
     change_settings(course / FIRST, NUM_EPOCHS=1)
     change_settings(course / SECOND, NUM_EPOCHS=5)
     run(course / FIRST, lambda *_: None)
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
     notebook = nbformat.read(course / SECOND, as_version=4)
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(course)}})
-    stops = 0
+    (index,) = [i for i, cell in enumerate(notebook.cells) if cell.id == "continue"]
+    stops = [nbformat.v4.new_code_cell(STOP.format(batch=batch)) for batch in (0, 17, 30)]
+    notebook.cells[index:index] = stops
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(course)}})
     with client.setup_kernel():
-        for index, cell in enumerate(notebook.cells):
-            for seconds in (0.9, 0.4, 1.3) if cell.id == "continue" else ():
-                kernel = client.km.provisioner.process.pid
-                stop = threading.Timer(seconds, os.kill, (kernel, signal.SIGINT))
-                stop.start()
-                with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
-                    client.execute_cell(cell, index)
-                stops += "Run this cell again to continue." in printed(notebook)
-            client.execute_cell(cell, index)
-    assert stops == 3
+        for number, cell in enumerate(notebook.cells[:index]):
+            client.execute_cell(cell, number)
+        for number, cell in enumerate(stops, start=index):
+            client.execute_cell(cell, number)
+            with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
+                client.execute_cell(notebook.cells[index + 3], index + 3)
+            assert "Run this cell again to continue." in printed(notebook)
+        for number, cell in enumerate(notebook.cells[index + 3 :], start=index + 3):
+            client.execute_cell(cell, number)
     assert "✗" not in printed(notebook)
     assert "model and optimizer are equal to the last bit after epoch 5" in printed(notebook)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("notebook", "number", "needed", "missing"),
     [
@@ -115,18 +124,17 @@ def test_the_second_notebook_of_a_pair_without_the_first_says_what_to_do(
     assert {1: FIRST, 4: FOURTH}[number] in message
 
 
-def test_a_failing_cell_is_named_with_its_error(tmp_path):
+def test_a_failing_cell_is_named_with_its_error(tmp_path, capsys):
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [
         nbformat.v4.new_code_cell(source) for source in ("a = 1", "b = a / 0", "c = 3")
     ]
     nbformat.write(notebook, tmp_path / "broken.ipynb")
-    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", tmp_path / "broken.ipynb"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "broken.ipynb: cell 2 failed" in done.stderr
-    assert "ZeroDivisionError: division by zero" in done.stderr
-    assert "cell 3/3" not in done.stdout
+    with pytest.raises(SystemExit) as error:
+        run(tmp_path / "broken.ipynb", lambda *_: None)
+    assert "broken.ipynb: cell 2 failed" in str(error.value)
+    assert "ZeroDivisionError: division by zero" in str(error.value)
+    assert "cell 3/3" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

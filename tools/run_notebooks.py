@@ -3,8 +3,9 @@
     python tools/run_notebooks.py NOTEBOOK...              writes .ipynb and .html to build/
     python tools/run_notebooks.py --in-place NOTEBOOK...   stores the outputs in the notebooks
 
-`--in-place` produces the committed outputs: it pins the arithmetic, so that they are the same on
-every x86-64 machine, and stamps each notebook with a hash of its code and one of its outputs.
+They run in a copy of the course, so that notebooks/saved_data stays as it is. `--in-place` produces
+the committed outputs: it sets the reference arithmetic, so that they are the same on most x86-64
+machines, and stamps each notebook with hashes of its code, its outputs and the arithmetic.
 """
 
 import argparse
@@ -20,18 +21,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbconvert import HTMLExporter
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
-README_PICTURE = ROOT / "docs" / "continued.png"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-# Sums are rounded in another order with another number of threads or wider registers, and that can
-# turn a printed digit. With two threads, AVX2 and MKL's portable code path it can't.
-PINNED_ARITHMETIC = {
-    "OMP_NUM_THREADS": "2",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",
-}
+from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
+from tools.course import BUILD, ROOT, temporary_course  # noqa: E402
+
+README_PICTURE = ROOT / "docs" / "continued.png"
 
 
 def run(path, save):
@@ -73,7 +68,6 @@ def run(path, save):
 
 def save_to_build(notebook, path):
     """Write the executed notebook and its HTML page to build/."""
-    BUILD.mkdir(exist_ok=True)
     nbformat.write(notebook, BUILD / path.name)
     html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
     (BUILD / f"{path.stem}.html").write_text(html, encoding="utf-8")
@@ -81,7 +75,11 @@ def save_to_build(notebook, path):
 
 def save_in_place(notebook, path):
     """Stamp the notebook and write it back; write the README's picture if it is in there."""
-    notebook.metadata["sha256"] = {"code": hash_code(notebook), "outputs": hash_outputs(notebook)}
+    notebook.metadata["sha256"] = {
+        "code": hash_code(notebook),
+        "outputs": hash_outputs(notebook),
+        "arithmetic": fingerprint(),
+    }
     nbformat.write(notebook, path)
     picture = readme_picture(notebook)
     if picture is not None:
@@ -121,11 +119,16 @@ def main():
     arguments = parser.parse_args()
 
     os.environ["TQDM_DISABLE"] = "1"  # nobody watches the bars inside the kernel
+    os.environ.setdefault("OMP_WAIT_POLICY", REFERENCE["OMP_WAIT_POLICY"])
     if arguments.in_place:
-        os.environ.update(PINNED_ARITHMETIC)
+        os.environ.update(REFERENCE)
     save = save_in_place if arguments.in_place else save_to_build
 
-    results = [run(path, save) for path in arguments.notebooks]
+    results = []
+    with temporary_course(keep_data=True) as course:
+        for path in (path.resolve() for path in arguments.notebooks):
+            copy = course / path.relative_to(ROOT)
+            results.append(run(copy, lambda notebook, _, path=path: save(notebook, path)))
     print("", *results, sep="\n")
     if not arguments.in_place:
         print("\nTo read: build/*.html")

@@ -1,0 +1,34 @@
+"""A copy of the course to run notebooks in, so that what a student has saved stays as it is."""
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+FOLDERS = ("helper", "notebooks")  # what runs; what it saves and downloads stays out
+
+
+def copy_course(destination):
+    """Copy what the notebooks need to the folder `destination`; it gets an empty data/."""
+    ignored = shutil.ignore_patterns("saved_data", "work", "__pycache__", ".ipynb_checkpoints")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, Path(destination) / name, ignore=ignored)
+    (Path(destination) / "data").mkdir()
+
+
+@contextlib.contextmanager
+def temporary_course(keep_data):
+    """Yield the folder of a copy that is deleted afterwards.
+
+    With `keep_data`, its data/ is the one of the course, so that nothing is downloaded twice.
+    """
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="course-", dir=BUILD) as folder:
+        course = Path(folder)
+        copy_course(course)
+        if keep_data:
+            (course / "data").rmdir()
+            (course / "data").symlink_to(ROOT / "data", target_is_directory=True)
+        yield course
