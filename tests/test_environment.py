@@ -1,17 +1,19 @@
 """What is installed, which arithmetic is compared, and that a student's files stay as they are."""
 
-import os
 import re
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import nbformat
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 
 from tools import reset
-from tools.course import ROOT, copy_course
+from tools.arithmetic import fingerprint
+from tools.course import ROOT
 
 CONDA_NAMES = {"torch": "pytorch"}
 
@@ -47,67 +49,89 @@ def test_the_lock_pins_a_release_in_each_range():
     assert all(str(specifier).startswith("==") for specifier in lock.values())
 
 
-FINGERPRINT = """
-from tools.arithmetic import fingerprint, use_reference
-use_reference()
-print(fingerprint())
+# What a cell printed when it was committed, what it prints now, and whether the two are held for
+# equal by the reference, and by another arithmetic.
+CELLS = [
+    ("loss 0.25, ✓", "loss 0.25, ✓", True, True),
+    ("loss 0.25, ✓", "loss  1e-3, ✓", False, True),
+    ("loss 0.25, ✓", "loss 0.25, ✗", False, False),
+    ("4 taken for 9: 3 times", "2 taken for 6: 1 time, 4 taken for 2: 1 time", False, True),
+    ("4 taken for 9: 3 times", "no mistakes", False, False),
+]
+SAVE = """
+import os
+
+os.makedirs("saved_data", exist_ok=True)
+open("saved_data/model.pt", "w").write("from the notebook")
 """
+
+
+def failing_cells(project, arithmetic):
+    """Run pytest in a copy of the project whose notebooks have this stamp."""
+    folder = project / "notebooks"
+    for path in folder.glob("**/*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["sha256"] = {"arithmetic": arithmetic}
+        nbformat.write(notebook, path)
+    command = [sys.executable, "-m", "pytest", "notebooks/small.ipynb"]
+    output = subprocess.run(command, cwd=project, capture_output=True, text=True).stdout
+    failed = {int(number) for number in re.findall(r"FAILED \S+::Cell (\d+)", output)}
+    return [number in failed for number in range(len(CELLS))], output
 
 
 @pytest.mark.slow
-def test_the_fingerprint_is_repeatable_and_tells_one_thread_from_two():
+def test_digits_are_compared_by_the_reference_and_masked_elsewhere(tmp_path):
+    project = tmp_path / "project"
+    ignored = shutil.ignore_patterns(".*", "build", "saved_data", "__pycache__")
+    shutil.copytree(ROOT, project, ignore=ignored)
+    saved = project / "notebooks" / "saved_data" / "model.pt"
+    saved.parent.mkdir()
+    saved.write_text("a student's")
+    notebook = nbformat.v4.new_notebook()
+    for number, (committed, printed, *_) in enumerate(CELLS, start=1):
+        cell = nbformat.v4.new_code_cell(f"{SAVE}print({printed!r})", execution_count=number)
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=committed + "\n")]
+        notebook.cells.append(cell)
+    nbformat.write(notebook, project / "notebooks" / "small.ipynb")
+
+    failed, output = failing_cells(project, fingerprint())
+    assert failed == [not equal for _, _, equal, _ in CELLS]
+    assert "Notebooks: every digit is compared: this is the reference arithmetic" in output
+    failed, output = failing_cells(project, "another")
+    assert failed == [not equal for _, _, _, equal in CELLS]
+    assert "Notebooks: digits are masked: this is not the reference arithmetic" in output
+
+    assert saved.read_text() == "a student's"
+    assert not list((project / "build").iterdir())
+
+
+def test_the_fingerprint_is_repeatable():
+    threads = torch.get_num_threads()
     prints = []
-    for threads in (None, "2", "1", "1"):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        if threads:
-            environment["OMP_NUM_THREADS"] = threads
-        command = [sys.executable, "-c", FINGERPRINT]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
-        prints.append(done.stdout)
-    unset, two, one, again = prints
-    assert unset == two != one == again
+    try:
+        for number in (threads, 1, 1, threads):
+            torch.set_num_threads(number)
+            prints.append(fingerprint())
+    finally:
+        torch.set_num_threads(threads)
+    assert prints == prints[::-1]
 
 
-def run_pytest(course, *arguments, **environment):
-    """Run pytest on the notebook below, in a copy of the project, and return what it prints."""
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
-    return done.stdout
+def test_reset_says_what_it_deletes(tmp_path, monkeypatch, capsys):
+    names = ["notebooks/saved_data/model.pt", "build/1.html", "data/mnist-5k.npy"]
+    saved, built, cached = (tmp_path / name for name in names)
+    for path in (saved, built, cached):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(2_000_000))
+    monkeypatch.setattr(reset, "ROOT", tmp_path)
+    monkeypatch.setattr(reset, "FOLDERS", [saved.parent, built.parent])
+    reset.main()
+    assert "Deleting notebooks/saved_data/model.pt (2.0 MB)" in capsys.readouterr().out
+    assert [path.exists() for path in (saved, built, cached)] == [False, False, True]
+    reset.main()
+    assert "Nothing to delete in notebooks/saved_data" in capsys.readouterr().out
 
 
-@pytest.fixture
-def project(tmp_path):
-    """A copy of the project with one small notebook, stamped with the reference arithmetic."""
-    import nbformat
-
-    from tools.arithmetic import REFERENCE
-
-    copy_course(tmp_path)
-    for name in ("tests", "tools"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("conftest.py", "pyproject.toml"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    # The files are the copy's own: what is imported from tools/ looks at its own place.
-    (tmp_path / "tools").unlink()
-    (tmp_path / "tools").mkdir()
-    for path in (ROOT / "tools").glob("*.py"):
-        (tmp_path / "tools" / path.name).write_bytes(path.read_bytes())
-
-    environment = {**os.environ, **REFERENCE}
-    command = [sys.executable, "-c", FINGERPRINT]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
-    for path in (tmp_path / "notebooks").glob("**/*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        notebook.metadata["sha256"]["arithmetic"] = done.stdout.decode().strip()
-        nbformat.write(notebook, path)
-    return tmp_path
-
-
-SMALL = """
-import os
-os.makedirs("saved_data", exist_ok=True)
-open("saved_data/model.pt", "w").write("from the notebook")
-print("4 taken for {}: 3 times")
-print("loss {}, ✓")
-"""
+def test_make_deletes_nothing_but_in_reset():
+    commands = re.findall(r"rm -\S+ \S+|tools/reset.py", (ROOT / "Makefile").read_text())
+    assert commands == ["tools/reset.py", "rm -f .venv/installed-with-*"]
