@@ -35,7 +35,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py
 
 notebooks: $(READY)
-	@$(BIN)/python tools/exercises.py
+	@$(BIN)/python tools/make_exercises.py
 	@$(BIN)/python tools/run_notebooks.py --in-place $(NOTEBOOKS) $(wildcard notebooks/solutions/*.ipynb)
 
 reset:

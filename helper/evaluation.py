@@ -1,36 +1,14 @@
-"""Seeds, determinism, and how well a model does."""
+"""How well a model does."""
 
-import hashlib
-import os
-import random
-
-import numpy as np
 import torch
-
-
-def set_all_seeds(seed):
-    """Seed Python, NumPy and PyTorch (CPU and all GPUs). `seed` is a whole number in [0, 2**32)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def set_deterministic():
-    """Let PyTorch use deterministic algorithms only, or raise a RuntimeError where there is none.
-
-    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True)
 
 
 def compute_logits(model, data_loader, device):
     """Return the logits `[N, num_classes]` and the targets `[N]` of all examples, on the CPU.
 
-    The model works in evaluation mode and is put back into the mode that it was in.
+    The model works in evaluation mode; then each module is put back into the mode it was in.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     logits, targets = [], []
     try:
@@ -39,7 +17,8 @@ def compute_logits(model, data_loader, device):
                 logits.append(model(features.to(device)))
                 targets.append(batch_targets)
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
     return torch.cat(logits).cpu(), torch.cat(targets).cpu()
 
 
@@ -59,27 +38,3 @@ def compute_confusion_matrix(model, data_loader, device):
 
     logits, targets = compute_logits(model, data_loader, device)
     return confusion_matrix(targets, logits.argmax(dim=1), labels=range(logits.shape[1]))
-
-
-def compute_sha256(*states):
-    """Return the SHA-256, as 64 hexadecimal digits, of nested dicts and lists of tensors.
-
-    It covers names, numbers, and the type, shape and every bit of each tensor, but no device.
-    """
-    digest = hashlib.sha256()
-
-    def add(value):
-        if isinstance(value, torch.Tensor):
-            add([str(value.dtype), *value.shape])
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(value, dict):
-            add([*value.items()])
-        elif isinstance(value, (list, tuple)):
-            digest.update(f"[{len(value)}]".encode())
-            for item in value:
-                add(item)
-        else:
-            digest.update(f"{value!r};".encode())
-
-    add(states)
-    return digest.hexdigest()

@@ -16,7 +16,7 @@ import torch
 
 from helper import exercises
 from tests.test_notebooks import problems
-from tools.exercises import NOTEBOOKS, SOLUTIONS, exercise_cells, insert, without_solution
+from tools.make_exercises import NOTEBOOKS, SOLUTIONS, exercise_cells, insert, without_solution
 
 LESSONS = sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
 CHECKS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-FOLDERS = ("helper", "notebooks")  # what runs; what it saves and downloads stays out
+FOLDERS = ("helper", "exercises", "notebooks")  # what runs; what it saves and downloads stays out
 
 
 def copy_course(destination):

@@ -1,6 +1,6 @@
 """Make the exercises in notebooks/*.ipynb from notebooks/solutions/*.ipynb.
 
-    python tools/exercises.py
+    python tools/make_exercises.py
 
 The cells whose id begins with "exercise" go from a solution into the notebook of the same name,
 before its recap, with `...` in the place of each solved body. Cells that are there already keep
