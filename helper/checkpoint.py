@@ -8,22 +8,19 @@ https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html
 import contextlib
 import copy
 import os
-import pickle
 import platform
 import zipfile
 
 import torch
+from torch import nn
 
 from helper.atomic import write_atomically
 from helper.compatibility import CheckpointError, check_equal, describe_run, in_words
-from helper.history import History
+from helper.history import History, is_history
 from helper.signals import SignalsWait
 from helper.table import Table
 
 FORMAT = "save, load, continue 2"
-FIELDS = {"seed": int, "batches_per_epoch": int, "batch_size": int} | dict.fromkeys(
-    ("minibatch_loss", "train_acc", "valid_acc", "learning_rate"), list
-)
 
 
 def save_checkpoint(path, model, optimizer, scheduler, history, **others):
@@ -37,31 +34,25 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
             together, a number is not finite, or a state holds what could not be loaded. The
             checkpoint that was there before is unchanged, unless the message says otherwise.
     """
-    remedy = "The checkpoint that was there before is unchanged. Mend the cause, and save again."
-    with SignalsWait(), checkpoint_errors(f"{path} could not be saved", remedy):
+    with SignalsWait(), checkpoint_errors(f"{path} could not be saved, and is as it was before"):
         if name := find_not_finite(model, optimizer):
-            raise CheckpointError(
-                f"{path} was not saved: {name} is not finite, so training has failed. Load the "
-                "last checkpoint, and continue with a lower learning rate."
-            )
-        if type(history) is not History or set(vars(history)) != {*FIELDS, "not_loaded"}:
-            raise CheckpointError("The history has to be a History without further attributes.")
+            raise ValueError(f"{name} is not finite: training has failed, load an older checkpoint")
         checkpoint = {
             "format": FORMAT,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "history": {name: getattr(history, name) for name in FIELDS},
+            "history": history.state_dict(),
             "others": {name: other.state_dict() for name, other in others.items()},
             "description": describe_run(model, optimizer, scheduler, **others),
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
         error = write_atomically(path, lambda file: write(checkpoint, file))
-        if error is not None:
-            raise CheckpointError(
-                f"{path} is saved and complete, but its folder could not be flushed to the disk "
-                f"({error}): after a power cut, the checkpoint before it may be back."
-            )
+    if error is not None:
+        raise CheckpointError(
+            f"{path} is saved and complete, but its folder could not be flushed to the disk "
+            f"({error}): after a power cut, the checkpoint before it may be back."
+        )
 
 
 def find_not_finite(model, optimizer):
@@ -80,10 +71,7 @@ def find_not_finite(model, optimizer):
 def write(checkpoint, file):
     """Write a checkpoint to an open file, and make sure that it can be loaded."""
     if not torch.serialization.get_crc32_options():
-        raise CheckpointError(
-            "Nothing was saved, because without check sums damage can't be noticed. Switch them on "
-            "with torch.serialization.set_crc32_options(True)."
-        )
+        raise ValueError("without check sums: torch.serialization.set_crc32_options(True) first")
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
@@ -91,16 +79,12 @@ def write(checkpoint, file):
         # is in the error's context.
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     file.flush()
-    try:
-        loaded = torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
-        check_parts(loaded)  # mapped, so no tensor has been read
+    try:  # mapped, so no tensor is read
+        check_parts(torch.load(file.name, map_location="cpu", mmap=True, weights_only=True))
     except Exception as error:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file.name)
-        raise CheckpointError(
-            f"Nothing was saved, because {', '.join(unsafe) or error} could not be loaded safely. "
-            "Keep tensors, numbers, strings, lists and dicts in a state, and Python's own floats in "
-            "a history: float(x) instead of a NumPy number."
-        ) from error
+        what = f"a state holds {', '.join(unsafe)}" if unsafe else error
+        raise ValueError(f"{what}: keep tensors and Python's own values, as float(x)") from error
 
 
 def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="cpu", **others):
@@ -115,7 +99,7 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
     """
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, **others}
     parts = {name: part for name, part in parts.items() if part is not None}
-    with SignalsWait(), checkpoint_errors(f"{path} could not be loaded", "Nothing was loaded."):
+    with SignalsWait(), checkpoint_errors(f"{path} could not be loaded, and nothing was changed"):
         own = describe_run(**parts)
         checkpoint = read_checkpoint(path, map_location)
         check_equal(path, checkpoint["description"], own)
@@ -139,21 +123,20 @@ def remember(part):
     if isinstance(part, torch.optim.Optimizer):
         attributes = dict(vars(part))  # loading makes new dicts, and leaves these as they are
         return lambda: vars(part).update(attributes)
-    if not isinstance(part, torch.nn.Module):
+    if not isinstance(part, nn.Module):
         state = copy.deepcopy(part.state_dict())
         return lambda: part.load_state_dict(state)
 
     tensors = [(t, t.detach().clone()) for t in (*part.parameters(), *part.buffers())]
-    has_more = torch.nn.Module.get_extra_state  # what a layer saves besides tensors
-    more = [m for m in part.modules() if type(m).get_extra_state is not has_more]
-    more = [(module, copy.deepcopy(module.get_extra_state())) for module in more]
+    own = nn.Module.get_extra_state  # what a layer may save besides tensors
+    layers = [layer for layer in part.modules() if type(layer).get_extra_state is not own]
+    extra = [(layer, copy.deepcopy(layer.get_extra_state())) for layer in layers]
 
-    @torch.no_grad()
     def put_back():
         for tensor, before in tensors:
-            tensor.copy_(before)
-        for module, before in more:
-            module.set_extra_state(before)
+            tensor.detach().copy_(before)
+        for layer, before in extra:
+            layer.set_extra_state(before)
 
     return put_back
 
@@ -166,16 +149,13 @@ def keep_types(saved, optimizer):
             return loaded if loaded.dtype == value.dtype else value.to(loaded.device)
         if isinstance(value, dict):
             return {name: convert(value[name], loaded[name]) for name in value}
-        if isinstance(value, list):
-            return [convert(*pair) for pair in zip(value, loaded, strict=True)]
-        return loaded
+        return [*map(convert, value, loaded)] if isinstance(value, list) else loaded
 
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
+    for number, p in zip(numbers, parameters, strict=True):
         if number in saved["state"]:
-            state = convert(saved["state"][number], optimizer.state[parameter])
-            optimizer.state[parameter] = state
+            optimizer.state[p] = convert(saved["state"][number], optimizer.state[p])
 
 
 def read_checkpoint(path, map_location="cpu"):
@@ -185,22 +165,11 @@ def read_checkpoint(path, map_location="cpu"):
             f"There is no checkpoint {path}. Run the notebook that saves it first: notebook 1 "
             "saves saved_data/checkpoint.pt, notebook 4 saved_data/alexnet.pt."
         )
-    with checkpoint_errors(f"{path} is damaged, or no checkpoint", "Load an older one."):
+    with checkpoint_errors(f"{path} is damaged, or no checkpoint; load an older one"):
         verify_content(path)
-    try:
+    with checkpoint_errors(f"{path} can't be read safely, or not here without map_location"):
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} was refused for safety: it holds more than tensors and plain values, and "
-            "opening it could run any program. A checkpoint of save_checkpoint never does."
-        ) from error
-    except Exception as error:
-        raise CheckpointError(
-            f'{path} can\'t be read ({str(error).partition(".")[0]}). With map_location="cpu", '
-            "a checkpoint that was saved on a GPU is read anywhere."
-        ) from error
-    remedy = "A model's state alone goes into model.load_state_dict(torch.load(path))."
-    with checkpoint_errors(f"{path} is no checkpoint of save_checkpoint", remedy):
+    with checkpoint_errors(f"{path} can be read, but it is no checkpoint of save_checkpoint"):
         check_parts(checkpoint)
     return checkpoint
 
@@ -211,11 +180,9 @@ def verify_content(path):
         records = archive.infolist()
         # torch.save compresses nothing: a record that is larger than it looks is a trap. And of two
         # archives one behind the other, zipfile reads the second, torch.load the first.
-        if (
-            any(record.compress_type != zipfile.ZIP_STORED for record in records)
-            or sum(record.file_size for record in records) > os.path.getsize(path)
-            or min(record.header_offset for record in records) != 0
-        ):
+        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        size = sum(record.file_size for record in records)
+        if compressed or size > os.path.getsize(path) or min(r.header_offset for r in records):
             raise ValueError("its list of records is not one of torch.save")
         if damaged := archive.testzip():
             raise ValueError(f"the content of {damaged} is not what was saved")
@@ -223,29 +190,24 @@ def verify_content(path):
 
 def check_parts(checkpoint):
     """Raise any error unless an object that was loaded is built like a checkpoint."""
-    history, described = checkpoint["history"], checkpoint["description"]
-    state, groups = checkpoint["optimizer"]["state"], checkpoint["optimizer"]["param_groups"]
-    for name, kind in FIELDS.items():
-        if type(history[name]) is not kind or (kind is int and not 0 <= history[name] < 2**32):
-            raise ValueError(f"a history whose {name} is {history[name]!r:.50}")
-        if kind is list and not all(type(value) is float for value in history[name]):
-            raise ValueError(f"a history with other values than floats in {name}")
+    described, groups = checkpoint["description"], checkpoint["optimizer"]["param_groups"]
     model = {name: in_words(value) for name, value in checkpoint["model"].items()}
+    if not is_history(checkpoint["history"]):
+        raise ValueError("the history holds something else than whole numbers and lists of floats")
     if not (
         checkpoint["format"] == FORMAT
-        and set(history) == set(FIELDS)
         and model == {name: words.partition(";")[0] for name, words in described["model"].items()}
-        and all(isinstance(values, dict) for values in state.values())
+        and all(isinstance(state, dict) for state in checkpoint["optimizer"]["state"].values())
         and sum(len(group["params"]) for group in groups) == len(described["optimizer"]) - 1
         and isinstance(checkpoint["scheduler"], (dict, type(None)))
         and set(described) - {"model", "optimizer", "scheduler"} == set(checkpoint["others"])
         and all(isinstance(version, str) for version in checkpoint["versions"].values())
     ):
-        raise ValueError("a part is missing or has another form")
+        raise ValueError("a part of it has another form")
 
 
 @contextlib.contextmanager
-def checkpoint_errors(message, remedy):
+def checkpoint_errors(message):
     """Turn every error in the block into a CheckpointError."""
     try:
         yield
@@ -253,7 +215,7 @@ def checkpoint_errors(message, remedy):
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{message} ({reason:.300}). {remedy}") from error
+        raise CheckpointError(f"{message}: {reason:.300}.") from error
 
 
 def describe_checkpoint(path, every_tensor=True):
@@ -261,31 +223,24 @@ def describe_checkpoint(path, every_tensor=True):
 
     It has a row for every tensor, with shape, type and bytes, and for the total of each part, or
     the totals only. Below stand the position, the learning rate and the versions that wrote it.
-
-    Raises:
-        CheckpointError: as load_checkpoint does for a file that can't be loaded.
+    Raises a CheckpointError as `load_checkpoint` does for a file that can't be loaded.
     """
-    with checkpoint_errors(f"{path} can't be described", "Load an older one."):
+    with checkpoint_errors(f"{path} can't be described"):
         checkpoint = read_checkpoint(path)
-        optimizer = {
-            f"{number}.{name}": value
-            for number, state in checkpoint["optimizer"]["state"].items()
-            for name, value in state.items()
-        }
+        tensors = [("model", *item) for item in checkpoint["model"].items()]
+        for number, state in checkpoint["optimizer"]["state"].items():
+            tensors += [("optimizer", f"{number}.{name}", value) for name, value in state.items()]
+        tensors = [row for row in tensors if isinstance(row[2], torch.Tensor)]
         rows = [("part", "name", "shape", "type", "bytes")]
-        for part, state in (("model", checkpoint["model"]), ("optimizer", optimizer)):
-            tensors = {n: value for n, value in state.items() if isinstance(value, torch.Tensor)}
-            for name, tensor in tensors.items() if every_tensor else ():
+        for part in ("model", "optimizer"):
+            of_part = [(name, tensor) for other, name, tensor in tensors if other == part]
+            for name, tensor in of_part if every_tensor else ():
                 dtype, shape = in_words(tensor).split(" ", maxsplit=1)
                 rows.append((part, name, shape, dtype, f"{tensor.nbytes:,}"))
-            total = sum(tensor.nbytes for tensor in tensors.values())
-            rows.append((part, f"all {len(tensors)} tensors", "", "", f"{total:,}"))
-
+            total = sum(tensor.nbytes for _, tensor in of_part)
+            rows.append((part, f"all {len(of_part)} tensors", "", "", f"{total:,}"))
         history = History(**checkpoint["history"])
-        position = f"{history.epoch} epochs"
-        if history.batch:
-            position += f" and {history.batch} of {history.batches_per_epoch} batches"
         rates = ", ".join(f"{float(g['lr']):g}" for g in checkpoint["optimizer"]["param_groups"])
         versions = ", ".join(f"{n} {number}" for n, number in checkpoint["versions"].items())
-        note = f"{position} done with seed {history.seed}. Learning rate: {rates}."
+        note = f"{history.position} done with seed {history.seed}. Learning rate: {rates}."
         return Table(rows, f"{note} Written by {versions}.")

@@ -2,11 +2,12 @@
 
 import hashlib
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from helper.atomic import write_atomically
 
 MNIST_5K_MD5 = "86655453da81418511d747795089b6d5"  # of the cache file that `cache_mnist_5k` writes
 
@@ -28,11 +29,9 @@ def load_mnist_5k(data_dir):
     """
     cache = Path(data_dir) / "mnist-5k.npy"
     if cache.is_file() and md5_of(cache) != MNIST_5K_MD5:
-        print(f"{cache} is damaged: making it anew.")
-        cache.unlink()
+        print(f"{cache} is damaged: set aside as {set_aside(cache).name}, and made anew.")
     if not cache.is_file():
         cache_mnist_5k(cache)
-
     digits = torch.from_numpy(np.load(cache))
     images, targets = digits[:, :-1].reshape(-1, 1, 28, 28), digits[:, -1].long()
     return (images[:4500], targets[:4500]), (images[4500:], targets[4500:])
@@ -45,23 +44,24 @@ def cache_mnist_5k(cache):
     images, targets = mnist_data()
     by_class = np.argsort(targets, kind="stable").reshape(10, 500)
     digits = np.column_stack([images, targets])[by_class.T.ravel()].astype(np.uint8)
-
-    # Written under another name and renamed, so that no half-written file is taken for the cache.
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f"{cache.stem}-{os.getpid()}.npy")
-    np.save(temporary, digits)
-    os.replace(temporary, cache)
+    write_atomically(cache, lambda file: np.save(file, digits))
 
 
 def load_mnist(data_dir):
     """Return `(images, targets)` of the 60,000 training and of the 10,000 test digits.
 
     uint8 `[N, 1, 28, 28]` and int64 `[N]`, read by torchvision, which downloads them on first use.
+    Damaged files are renamed, and a RuntimeError names them.
     """
     from torchvision.datasets import MNIST  # slow to import, and only this source needs it
 
     raw_folder = Path(data_dir) / "MNIST" / "raw"
-    set_damaged_files_aside(raw_folder)
+    paths = [raw_folder / name for name in MNIST_FILES]
+    if damaged := [set_aside(path) for path in paths if path.is_file() and is_damaged(path)]:
+        raise RuntimeError(
+            f"Damaged or half-downloaded, and renamed: {', '.join(map(str, damaged))}. Run this "
+            "again, and it is downloaded anew."
+        )
     try:
         train, test = (MNIST(data_dir, train=part, download=True) for part in (True, False))
     except (RuntimeError, OSError) as error:
@@ -73,37 +73,20 @@ def load_mnist(data_dir):
     return (train.data.unsqueeze(1), train.targets), (test.data.unsqueeze(1), test.targets)
 
 
-def set_damaged_files_aside(raw_folder):
-    """Rename damaged MNIST files, and raise a RuntimeError that names them."""
-    damaged = [
-        raw_folder / name
-        for name, (size, md5) in MNIST_FILES.items()
-        if (raw_folder / name).is_file() and is_damaged(raw_folder / name, size, md5)
-    ]
-    for path in damaged:
-        path.replace(path.with_name(path.name + ".damaged"))
-    if damaged:
-        raise RuntimeError(
-            f"Damaged or half-downloaded: {', '.join(map(str, damaged))}. It was renamed to end in "
-            ".damaged; run this again, and it is downloaded anew."
-        )
-
-
-def is_damaged(path, original_size, original_md5):
+def is_damaged(path):
     """Tell whether a file in MNIST's IDX format is cut off or altered.
 
     The format: two zero bytes, the data type (8: unsigned byte), the number of dimensions, each
     dimension as a big-endian int32, then the data. See http://yann.lecun.com/exdb/mnist/.
     """
-    size = path.stat().st_size
-    if size == original_size:
-        return md5_of(path) != original_md5
-    with open(path, "rb") as file:
-        start = file.read(4)
-        if len(start) < 4 or start[:3] != b"\0\0\x08":
-            return True
-        dimensions = np.fromfile(file, ">i4", count=start[3])
-        return size != file.tell() + math.prod(dimensions.tolist())
+    size, md5 = MNIST_FILES[path.name]
+    if path.stat().st_size == size:
+        return md5_of(path) != md5
+    content = path.read_bytes()
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
+        return True
+    dimensions = np.frombuffer(content, ">i4", count=content[3], offset=4)
+    return len(content) != 4 + 4 * content[3] + math.prod(dimensions.tolist())
 
 
 def load_cifar10(data_dir):
@@ -117,28 +100,26 @@ def load_cifar10(data_dir):
 
     folder = Path(data_dir) / CIFAR10.base_folder
     labels = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    missing = [
-        name
-        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, labels)
-        if not check_integrity(folder / name, md5)
-    ]
+    files = (*CIFAR10.train_list, *CIFAR10.test_list, labels)
+    missing = [name for name, md5 in files if not check_integrity(folder / name, md5)]
+    archive, md5 = CIFAR10.filename, CIFAR10.tgz_md5
     try:
         if missing:
-            download_and_extract_archive(
-                CIFAR10.url, data_dir, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5
-            )
+            download_and_extract_archive(CIFAR10.url, data_dir, filename=archive, md5=md5)
         parts = [CIFAR10(data_dir, train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"CIFAR-10 could not be downloaded ({in_one_line(error)}). Missing or damaged in "
-            f"{folder.resolve()}: {', '.join(missing)}. Put {CIFAR10.filename} into "
+            f"{folder.resolve()}: {', '.join(missing)}. Put {archive} into "
             f"{folder.resolve().parent}, or use get_dataloaders_mnist, which needs no download."
         ) from None
-    train, test = (
-        (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets))
-        for part in parts
-    )
-    return train, test
+    images = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts)
+    return tuple(zip(images, (torch.tensor(part.targets) for part in parts), strict=True))
+
+
+def set_aside(path):
+    """Rename a damaged file, so that nothing is lost, and return its new path."""
+    return path.replace(path.with_name(path.name + ".damaged"))
 
 
 def in_one_line(error):

@@ -25,4 +25,25 @@ class History:
     @property
     def batch(self):
         """How many batches of the next epoch are trained, in [0, batches_per_epoch]."""
-        return len(self.minibatch_loss) - self.epoch * self.batches_per_epoch
+        done = self.epoch * self.batches_per_epoch
+        return len(self.minibatch_loss) - done if self.batches_per_epoch else 0
+
+    @property
+    def position(self):
+        """Epochs and batches in words."""
+        batches = f" and {self.batch} of {self.batches_per_epoch} batches" if self.batch else ""
+        return f"{self.epoch} epochs{batches}"
+
+    def state_dict(self):
+        """Return everything but `not_loaded`."""
+        return {name: value for name, value in vars(self).items() if name != "not_loaded"}
+
+
+def is_history(state):
+    """Tell whether a dict is the state of a History."""
+    kinds = {name: type(value) for name, value in History().state_dict().items()}
+    return (
+        {name: type(value) for name, value in state.items()} == kinds
+        and all(0 <= value < 2**32 for value in state.values() if type(value) is int)
+        and all(type(x) is float for v in state.values() if type(v) is list for x in v)
+    )

@@ -50,26 +50,26 @@ def seed_loader(loader, seed, epoch, use):
     data set keeps for itself is not reached.
     """
     mixed = seed_batch(seed, epoch, 0, use)
-    for part in parts_of(loader):
-        for value in getattr(part, "__dict__", {}).values():
-            if isinstance(value, torch.Generator):
-                value.manual_seed(mixed)
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
-
-
-def parts_of(loader):
-    """Return a loader, its data set, and all samplers in it, each once."""
+    end_workers(loader)
     found, waiting = [], [loader, getattr(loader, "dataset", None)]
     while waiting:
         part = waiting.pop()
         if part is None or any(part is other for other in found):
             continue
         found.append(part)
-        waiting += [getattr(part, name, None) for name in ("sampler", "batch_sampler")]
-        if isinstance(part, Sampler):
-            waiting += [value for value in vars(part).values() if isinstance(value, Sampler)]
-    return found
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+        for name, value in getattr(part, "__dict__", {}).items():
+            if isinstance(value, torch.Generator):
+                value.manual_seed(mixed)
+            elif name in ("sampler", "batch_sampler") or isinstance(value, Sampler):
+                waiting.append(value)
+
+
+def end_workers(loader):
+    """End persistent workers: they would go on with the random numbers of the epoch before."""
+    if hasattr(loader, "_iterator"):
+        loader._iterator = None
 
 
 @contextlib.contextmanager
@@ -89,11 +89,7 @@ def compute_sha256(*states):
     """Return the SHA-256, as 64 hexadecimal digits, of nested dicts and lists of tensors.
 
     It covers names, numbers, and the type, shape and every bit of tensors and NumPy arrays, but no
-    device. Dicts count in their order.
-
-    Raises:
-        TypeError: there is something in it whose content this function can't see, a model for
-            example: give its `state_dict()`.
+    device. Raises a TypeError for what it can't see into, a model for example.
     """
     digest = hashlib.sha256()
 
@@ -113,10 +109,8 @@ def compute_sha256(*states):
         elif value is None or type(value) in (bool, int, float, complex, str, bytes):
             digest.update(f"{type(value).__name__} {value!r};".encode())
         else:
-            raise TypeError(
-                f"compute_sha256 can't see what is in a {type(value).__name__}. Give it states of "
-                "tensors, numbers, strings, lists and dicts: model.state_dict(), for example."
-            )
+            kind = type(value).__name__
+            raise TypeError(f"compute_sha256 can't see into a {kind}: use its state_dict().")
 
     add(states)
     return digest.hexdigest()

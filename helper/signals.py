@@ -56,10 +56,10 @@ class SignalsWait:
         """In this block, a stop that comes or has waited raises Stopped, and dead workers count."""
         self.may_raise = True
         try:
-            if not STOPS.isdisjoint(self.waiting):
-                raise Stopped
             if WORKER_DIED in self.handlers:
                 self.let_act(WORKER_DIED)
+            if not STOPS.isdisjoint(self.waiting):
+                raise Stopped
             yield
         except BaseException as error:
             # Ctrl-C ends the workers, too: that they are dead is no error then.
@@ -68,7 +68,6 @@ class SignalsWait:
             raise
         finally:
             self.may_raise = False
-            if WORKER_DIED in self.handlers:
+            if WORKER_DIED in self.handlers and signal.getsignal(WORKER_DIED) != self.note:
                 # PyTorch sets its own handler when it starts the first worker.
-                self.handlers[WORKER_DIED] = signal.getsignal(WORKER_DIED)
-                signal.signal(WORKER_DIED, self.note)
+                self.handlers[WORKER_DIED] = signal.signal(WORKER_DIED, self.note)

@@ -19,5 +19,4 @@ class Table:
     def _repr_html_(self):
         rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows]
         rows[0] = rows[0].replace("td>", "th>")
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table>{body}</table><p>{escape(self.note)}</p>"
+        return f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table><p>{escape(self.note)}</p>"
