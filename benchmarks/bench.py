@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -254,9 +255,11 @@ def measure_epoch(folder, rounds):
 
     from helper.dataset import get_dataloaders_mnist
     from helper.evaluation import compute_accuracy
-    from helper.train import train_model, train_one_epoch
+    from helper.history import History
+    from helper.signals import SignalsWait
+    from helper.train import prepare, read_losses, train_epoch, train_model
 
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaders = {
         "lecture": lecture_loaders(folder),
         "project": get_dataloaders_mnist(BATCH_SIZE, source="mnist", data_dir=folder),
@@ -272,7 +275,26 @@ def measure_epoch(folder, rounds):
     def train(name):
         model, optimizer, _ = runs[name]
         if name == "project":
-            train_one_epoch(model, loaders[name][0], optimizer, device, "")
+            train, valid, test = loaders[name]
+            run = SimpleNamespace(
+                model=model,
+                optimizer=optimizer,
+                scheduler=None,
+                history=History(),
+                device=device,
+                num_epochs=1,
+                train_loader=train,
+                valid_loader=valid,
+                test_loader=test,
+                scheduler_every="epoch",
+                checkpoint_every=None,
+                logging_interval=None,
+                unread=[],
+            )
+            with SignalsWait() as run.signals:
+                prepare(run)
+                train_epoch(run)
+                read_losses(run)
         else:
             bare_training(model, loaders[name][0], optimizer, device)
 
@@ -416,11 +438,10 @@ def describe_machine(source):
         for line in (processors.read_text().splitlines() if processors.is_file() else [])
         if line.startswith("model name")
     ]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
     return {
         "processor": (names or [platform.processor() or platform.machine()])[0],
         "threads": torch.get_num_threads(),
-        "accelerator": str(accelerator) if accelerator else "none",
+        "accelerator": "cuda" if torch.cuda.is_available() else "none",
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -35,7 +35,8 @@ def write_atomically(path, write):
             file.close()  # Windows renames no open file
         os.replace(file.name, path)
     finally:
-        file.close()
+        with contextlib.suppress(OSError):  # on a full disk, closing fails, too
+            file.close()
         with contextlib.suppress(FileNotFoundError):  # it has its new name
             os.unlink(file.name)
     return flush_folder(folder)

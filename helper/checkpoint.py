@@ -8,6 +8,7 @@ https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html
 import contextlib
 import copy
 import os
+import pickle
 import platform
 import zipfile
 
@@ -35,6 +36,7 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
             checkpoint that was there before is unchanged, unless the message says otherwise.
     """
     with SignalsWait(), checkpoint_errors(f"{path} could not be saved, and is as it was before"):
+        description = describe_run(model, optimizer, scheduler, **others)
         if name := find_not_finite(model, optimizer):
             raise ValueError(f"{name} is not finite: training has failed, load an older checkpoint")
         checkpoint = {
@@ -44,7 +46,7 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             "history": history.state_dict(),
             "others": {name: other.state_dict() for name, other in others.items()},
-            "description": describe_run(model, optimizer, scheduler, **others),
+            "description": description,
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
         error = write_atomically(path, lambda file: write(checkpoint, file))
@@ -167,8 +169,13 @@ def read_checkpoint(path, map_location="cpu"):
         )
     with checkpoint_errors(f"{path} is damaged, or no checkpoint; load an older one"):
         verify_content(path)
-    with checkpoint_errors(f"{path} can't be read safely, or not here without map_location"):
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    with checkpoint_errors(f'{path} can\'t be read; map_location="cpu" helps with one from a GPU'):
+        try:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError:
+            raise CheckpointError(
+                f"{path} was refused for safety: it could run any program."
+            ) from None
     with checkpoint_errors(f"{path} can be read, but it is no checkpoint of save_checkpoint"):
         check_parts(checkpoint)
     return checkpoint
@@ -199,7 +206,7 @@ def check_parts(checkpoint):
         and model == {name: words.partition(";")[0] for name, words in described["model"].items()}
         and all(isinstance(state, dict) for state in checkpoint["optimizer"]["state"].values())
         and sum(len(group["params"]) for group in groups) == len(described["optimizer"]) - 1
-        and isinstance(checkpoint["scheduler"], (dict, type(None)))
+        and all(isinstance(name, str) for name in checkpoint["scheduler"] or {})
         and set(described) - {"model", "optimizer", "scheduler"} == set(checkpoint["others"])
         and all(isinstance(version, str) for version in checkpoint["versions"].values())
     ):

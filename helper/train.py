@@ -70,13 +70,15 @@ def train_model(
     # What the functions below hand to each other: all arguments, the losses that are still on the
     # device, how many batches the last checkpoint holds, and whether anything changed since.
     run = SimpleNamespace(**locals(), unread=[], saved=len(history.minibatch_loss), changed=False)
+    run.rate = float(optimizer.param_groups[0]["lr"])
     check_arguments(run)
-    if history.epoch >= num_epochs:
-        print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
-        return history
     with SignalsWait() as run.signals, random_numbers_kept(device), torch.enable_grad():
         try:
             prepare(run)
+            if history.epoch >= num_epochs:
+                print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
+                save(run)  # the last save may have failed
+                return history
             while history.epoch < num_epochs:
                 train_epoch(run)
                 close_epoch(run)
@@ -139,8 +141,6 @@ def prepare(run):
     message = f"train_loader has {length} batches, the first of {size} examples; this run began "
     message += "with {} batches, the first of {}. Mind its batch size and its data set."
     need((length, size) == before, message.format(*before))
-    if not run.model.training:
-        run.model.train()
 
 
 def fetch(loader, signals):
@@ -165,6 +165,8 @@ def train_epoch(run):
     total = history.batches_per_epoch
     if done == total:
         return  # only its closing entry is missing
+    if not run.model.training:
+        run.model.train()
     seed_loader(run.train_loader, history.seed, epoch, use.ORDER)
     batches = fetch(run.train_loader, run.signals)
     title = f"Epoch: {epoch:03d}/{run.num_epochs:03d}"

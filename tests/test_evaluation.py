@@ -1,19 +1,10 @@
-"""Seeds, accuracy, the confusion matrix, and a hash that notices every change."""
+"""Accuracy and the confusion matrix, and the modes of a model."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from helper.evaluation import (
-    compute_accuracy,
-    compute_confusion_matrix,
-    compute_sha256,
-    set_all_seeds,
-    set_deterministic,
-)
+from helper.evaluation import compute_accuracy, compute_confusion_matrix
 
 
 class Echo(nn.Module):
@@ -51,53 +42,9 @@ def test_confusion_matrix_has_a_row_per_true_label_even_for_missing_classes():
     assert matrix.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]
 
 
-def test_seeds_cover_python_numpy_and_torch():
-    def draw():
-        set_all_seeds(3)
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    assert draw() == draw()
-    assert draw() != (set_all_seeds(4), random.random(), np.random.rand())[1:]
-
-
-def test_deterministic_algorithms_are_on():
-    set_deterministic()
-    try:
-        assert torch.are_deterministic_algorithms_enabled()
-        with pytest.raises(RuntimeError, match="deterministic"):
-            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def state():
-    return {"weight": torch.arange(6.0).reshape(2, 3), "step": 1, "rates": [0.1, 0.2]}
-
-
-def test_sha256_is_the_same_for_equal_states_wherever_they_lie_in_memory():
-    other = state()
-    other["weight"] = torch.arange(6.0).reshape(2, 3).t().contiguous().t()
-    assert compute_sha256(state()) == compute_sha256(other)
-    assert len(compute_sha256(state())) == 64
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"weight": torch.arange(6.0).reshape(3, 2)},
-        {"weight": torch.arange(6, dtype=torch.int32).reshape(2, 3)},
-        {"weight": torch.nextafter(torch.arange(6.0), torch.tensor(9.0)).reshape(2, 3)},
-        {"weight": -torch.zeros(2, 3)},
-        {"step": 1.0},
-        {"rates": [0.1], "more": [0.2]},
-        {"rates": [0.1, 0.2, []]},
-        {"other": 1},
-    ],
-)
-def test_sha256_notices_every_change(change):
-    assert compute_sha256(state() | change) != compute_sha256(state())
-
-
-def test_sha256_takes_every_type_of_tensor():
-    for tensor in (torch.tensor(3.0), torch.zeros(0), torch.ones(2).bfloat16(), torch.tensor(True)):
-        assert compute_sha256(tensor) == compute_sha256(tensor.clone())
+def test_each_module_keeps_its_own_mode():
+    model = nn.Sequential(Echo(), nn.Sequential(nn.Dropout(), nn.Identity()).eval())
+    model[1][1].train()
+    compute_accuracy(model, BATCHES, "cpu")
+    modes = [module.training for module in model.modules()]
+    assert modes == [True, True, False, False, True]
