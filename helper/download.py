@@ -66,7 +66,7 @@ def load_mnist(data_dir):
         train, test = (MNIST(data_dir, train=part, download=True) for part in (True, False))
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
-            f"MNIST could not be downloaded ({in_one_line(error)}). Put its four files "
+            f"MNIST could not be downloaded ({error}). Put its four files "
             f"({', '.join(MNIST_FILES)}; packed as .gz will do) into {raw_folder.resolve()}, "
             'or use source="mnist-5k", which needs no download.'
         ) from None
@@ -109,7 +109,7 @@ def load_cifar10(data_dir):
         parts = [CIFAR10(data_dir, train) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
-            f"CIFAR-10 could not be downloaded ({in_one_line(error)}). Missing or damaged in "
+            f"CIFAR-10 could not be downloaded ({error}). Missing or damaged in "
             f"{folder.resolve()}: {', '.join(missing)}. Put {archive} into "
             f"{folder.resolve().parent}, or use get_dataloaders_mnist, which needs no download."
         ) from None
@@ -120,11 +120,6 @@ def load_cifar10(data_dir):
 def set_aside(path):
     """Rename a damaged file, so that nothing is lost, and return its new path."""
     return path.replace(path.with_name(path.name + ".damaged"))
-
-
-def in_one_line(error):
-    """Return the text of an error without line breaks."""
-    return " ".join(str(error).split())
 
 
 def md5_of(path):

@@ -29,11 +29,8 @@ def compute_accuracy(model, data_loader, device):
 
 
 def compute_confusion_matrix(model, data_loader, device):
-    """Count how often each class was taken for each other one.
-
-    Returns an int64 NumPy array `[num_classes, num_classes]`: a row for each true label, a column
-    for each predicted label.
-    """
+    """Count how often each class was taken for each other one, as an int64 NumPy array
+    `[num_classes, num_classes]`: a row for each true label, a column for each predicted one."""
     from sklearn.metrics import confusion_matrix  # slow to import, and only this needs it
 
     logits, targets = compute_logits(model, data_loader, device)

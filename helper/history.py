@@ -31,8 +31,8 @@ class History:
     @property
     def position(self):
         """Epochs and batches in words."""
-        batches = f" and {self.batch} of {self.batches_per_epoch} batches" if self.batch else ""
-        return f"{self.epoch} epochs{batches}"
+        inside = f" and {self.batch} of {self.batches_per_epoch} batches" if self.batch else ""
+        return f"{self.epoch} epochs{inside}"
 
     def state_dict(self):
         """Return everything but `not_loaded`."""

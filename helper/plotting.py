@@ -14,12 +14,15 @@ plt.style.use(Path(__file__).with_name("projector.mplstyle"))
 
 
 def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
-    """Plot the loss of every minibatch and its running average over the epochs of a History.
+    """Plot the loss of every minibatch of a History, and its running average, over the epochs.
 
     `resumed_at` marks the epoch after which a run was continued.
     """
+    if not history.minibatch_loss:
+        raise ValueError("This history is empty: train first.")
     losses = np.asarray(history.minibatch_loss)
-    epochs = np.arange(1, len(losses) + 1) / len(losses) * history.epoch
+    per_epoch = history.batches_per_epoch or len(losses) / max(history.epoch, 1)
+    epochs = np.arange(1, len(losses) + 1) / per_epoch
     window = min(averaging_iterations, len(losses))
     averages = np.convolve(losses, np.full(window, 1 / window), mode="valid")
     centers = epochs[window // 2 :][: len(averages)]
@@ -50,9 +53,8 @@ def plot_accuracy(history, resumed_at=None):
 def finish_curves(axes, resumed_at):
     """Add the mark where a run was resumed, whole epochs on the axis, and the legend."""
     if resumed_at is not None:
-        axes.axvline(
-            resumed_at, color="black", linestyle=":", label=f"Resumed after epoch {resumed_at}"
-        )
+        label = f"Resumed after epoch {resumed_at}"
+        axes.axvline(resumed_at, color="black", linestyle=":", label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
@@ -60,12 +62,8 @@ def finish_curves(axes, resumed_at):
 def show_examples(model, data_loader, class_names=None, indices=None, figure=None):
     """Show 15 images with predicted (P) and true (T) label; mistakes in bold and in a frame.
 
-    Args:
-        model: on any device.
-        data_loader: yields images in [-1, 1], `[B, 1, H, W]` or `[B, 3, H, W]`.
-        class_names: a name for each class instead of its number.
-        indices: which examples of the loader's dataset; by default the first the loader yields.
-        figure: a figure or subfigure to draw into; by default a new one.
+    `data_loader` yields images in [-1, 1], `[B, 1, H, W]` or `[B, 3, H, W]`; its first ones are
+    shown, or those of its dataset that `indices` name. `figure` may be a subfigure to draw into.
     """
     if indices is None:
         features, targets = next(iter(data_loader))
@@ -102,14 +100,8 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
 
 
 def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=None):
-    """Draw a confusion matrix, and print its three worst confusions in words.
-
-    Args:
-        confusion_matrix: counts `[num_classes, num_classes]`, a row per true label.
-        class_names: a name for each class instead of its number.
-        title: stands above the figure and in front of the printed line.
-        axes: to draw into; by default those of a new figure.
-    """
+    """Draw a confusion matrix `[num_classes, num_classes]`, a row per true label, and print its
+    three worst confusions in words; `title` stands above the figure and before the words."""
     from sklearn.metrics import ConfusionMatrixDisplay  # slow to import, and only this needs it
 
     if axes is None:

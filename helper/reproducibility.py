@@ -50,7 +50,8 @@ def seed_loader(loader, seed, epoch, use):
     data set keeps for itself is not reached.
     """
     mixed = seed_batch(seed, epoch, 0, use)
-    end_workers(loader)
+    if hasattr(loader, "_iterator"):
+        loader._iterator = None  # persistent workers would go on with their random numbers
     found, waiting = [], [loader, getattr(loader, "dataset", None)]
     while waiting:
         part = waiting.pop()
@@ -64,12 +65,6 @@ def seed_loader(loader, seed, epoch, use):
                 value.manual_seed(mixed)
             elif name in ("sampler", "batch_sampler") or isinstance(value, Sampler):
                 waiting.append(value)
-
-
-def end_workers(loader):
-    """End persistent workers: they would go on with the random numbers of the epoch before."""
-    if hasattr(loader, "_iterator"):
-        loader._iterator = None
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from helper.checkpoint import find_not_finite, load_checkpoint, read_checkpoint,
 from helper.compatibility import CheckpointError, describe_optimizer, describe_scheduler
 from helper.evaluation import compute_accuracy
 from helper.history import History
-from helper.reproducibility import end_workers, random_numbers_kept, seed_batch, seed_loader
+from helper.reproducibility import random_numbers_kept, seed_batch, seed_loader
 from helper.signals import SignalsWait, Stopped
 
 REMEDY = "Make the optimizer with a lower learning rate, or look at what is in the data there."
@@ -156,7 +156,8 @@ def fetch(loader, signals):
                     return
             yield batch
     finally:
-        end_workers(loader)
+        if hasattr(loader, "_iterator"):
+            loader._iterator = None  # persistent workers end with their epoch
 
 
 def train_epoch(run):

@@ -7,7 +7,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools.run_notebooks import README_PICTURE, hash_code, hash_outputs, readme_picture
+from tools.run_notebooks import (
+    README_PICTURE,
+    hash_code,
+    hash_outputs,
+    readme_picture,
+    without_comments,
+)
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SETTINGS = ["SOURCE", "RANDOM_SEED", "BATCH_SIZE", "NUM_EPOCHS"]
@@ -103,7 +109,7 @@ def swap_two_cells(notebook):
 
 
 def edit_the_code(notebook):
-    code_cells(notebook)[5].source += "  # edited"
+    code_cells(notebook)[5].source += "\nprint(7)"
 
 
 def take_an_image_away(notebook):
@@ -159,6 +165,15 @@ def test_a_damaged_notebook_is_found(damage, expected):
     notebook = copy.deepcopy(read(NOTEBOOKS[0]))
     damage(notebook)
     assert any(expected in problem for problem in problems(notebook))
+
+
+def test_a_comment_makes_no_notebook_stale():
+    notebook = copy.deepcopy(read(NOTEBOOKS[0]))
+    before = hash_code(notebook)
+    code_cells(notebook)[5].source += "  # a comment\n\n# and another one"
+    assert hash_code(notebook) == before
+    code = """def f(x):\n    return x + 1  # why\n\n\n# a comment\ntext = "# none"\n"""
+    assert without_comments(code) == """def f(x):\n    return x + 1\ntext = "# none\""""
 
 
 @pytest.mark.parametrize(

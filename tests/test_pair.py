@@ -48,7 +48,9 @@ def test_the_pair_continues_exactly_with_other_settings_too(course):
         change_settings(course / name, RANDOM_SEED=7, BATCH_SIZE=250, NUM_EPOCHS=num_epochs)
         result = run(course / name, lambda notebook, _: executed.append(notebook))
 
-    assert result.endswith("✓ model and optimizer are equal to the last bit after epoch 3")
+    assert result.endswith(
+        "✓ model, optimizer and scheduler are equal to the last bit after epoch 3"
+    )
     first, second = map(printed, executed)
     assert "✗" not in second
     assert second.count("✓") == 5
@@ -97,7 +99,9 @@ def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
         for number, cell in enumerate(notebook.cells[index + 3 :], start=index + 3):
             client.execute_cell(cell, number)
     assert "✗" not in printed(notebook)
-    assert "model and optimizer are equal to the last bit after epoch 5" in printed(notebook)
+    assert "model, optimizer and scheduler are equal to the last bit after epoch 5" in printed(
+        notebook
+    )
 
 
 @pytest.mark.slow

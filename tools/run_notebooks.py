@@ -11,9 +11,11 @@ machines, and stamps each notebook with hashes of its code, its outputs and the 
 import argparse
 import base64
 import hashlib
+import io
 import json
 import os
 import sys
+import tokenize
 from pathlib import Path
 
 import nbformat
@@ -88,14 +90,27 @@ def save_in_place(notebook, path):
 
 
 def hash_code(notebook):
-    """Hash what the outputs come from: the code cells and the files in helper/."""
+    """Hash what the outputs come from: the code cells, helper/ and exercises/, without comments."""
     digest = hashlib.sha256()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            digest.update(cell.source.encode() + b"\0")
-    for file in sorted([*(ROOT / "helper").glob("*.py"), *(ROOT / "helper").glob("*.mplstyle")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+            digest.update(without_comments(cell.source).encode() + b"\0")
+    for file in sorted([*ROOT.glob("helper/*.py"), *ROOT.glob("exercises/*.py")]):
+        source = without_comments(file.read_text(encoding="utf-8"))
+        digest.update(file.name.encode() + b"\0" + source.encode() + b"\0")
+    for file in ROOT.glob("helper/*.mplstyle"):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def without_comments(source):
+    """Return Python source without comments and blank lines: what can change what it does."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def hash_outputs(notebook):
