@@ -30,10 +30,9 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
     `others` are objects with `state_dict` and `load_state_dict`, saved by the names that you give
     them: `scaler=scaler`, for example.
 
-    Raises:
-        CheckpointError: the disk is full, the folder can't be written to, the parts don't belong
-            together, a number is not finite, or a state holds what could not be loaded. The
-            checkpoint that was there before is unchanged, unless the message says otherwise.
+    Raises a CheckpointError if the disk is full, the folder can't be written to, the parts don't
+    belong together, a number is not finite, or a state holds what could not be loaded. The file
+    that was there before is unchanged then, unless the message says otherwise.
     """
     with SignalsWait(), checkpoint_errors(f"{path} could not be saved, and is as it was before"):
         description = describe_run(model, optimizer, scheduler, **others)
@@ -60,7 +59,7 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
 def find_not_finite(model, optimizer):
     """Return the name of a parameter or a tensor of the optimizer that is not finite, or None."""
     tensors = dict(model.named_parameters())
-    for number, state in enumerate(optimizer.state.values()):
+    for number, state in enumerate(s for s in optimizer.state.values() if isinstance(s, dict)):
         tensors |= {f"{name} {number} of the optimizer": value for name, value in state.items()}
     for name, value in tensors.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
@@ -76,9 +75,7 @@ def write(checkpoint, file):
         raise ValueError("without check sums: torch.serialization.set_crc32_options(True) first")
     try:
         torch.save(checkpoint, file)
-    except RuntimeError as error:
-        # When a write fails, PyTorch complains about its own half-written archive; what happened
-        # is in the error's context.
+    except RuntimeError as error:  # about a half-written archive; what happened is in its context
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     file.flush()
     try:  # mapped, so no tensor is read
@@ -95,9 +92,8 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
     All or nothing: when anything does not fit, all of them stay as they were. The states end up on
     the device of the model; `map_location` says where they are put while they are read.
 
-    Raises:
-        CheckpointError: there is no such file, it is damaged or no checkpoint, loading it would
-            not be safe, or it belongs to another model, optimizer or scheduler.
+    Raises a CheckpointError if there is no such file, it is damaged or no checkpoint, loading it
+    would not be safe, or it belongs to another model, optimizer or scheduler.
     """
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, **others}
     parts = {name: part for name, part in parts.items() if part is not None}
@@ -173,9 +169,8 @@ def read_checkpoint(path, map_location="cpu"):
         try:
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError:
-            raise CheckpointError(
-                f"{path} was refused for safety: it could run any program."
-            ) from None
+            message = f"{path} was refused for safety: it could run any program."
+            raise CheckpointError(message) from None
     with checkpoint_errors(f"{path} can be read, but it is no checkpoint of save_checkpoint"):
         check_parts(checkpoint)
     return checkpoint
@@ -201,10 +196,11 @@ def check_parts(checkpoint):
     model = {name: in_words(value) for name, value in checkpoint["model"].items()}
     if not is_history(checkpoint["history"]):
         raise ValueError("the history holds something else than whole numbers and lists of floats")
+    states = checkpoint["optimizer"]["state"].items()
     if not (
         checkpoint["format"] == FORMAT
         and model == {name: words.partition(";")[0] for name, words in described["model"].items()}
-        and all(isinstance(state, dict) for state in checkpoint["optimizer"]["state"].values())
+        and all(isinstance(state, dict) for number, state in states if isinstance(number, int))
         and sum(len(group["params"]) for group in groups) == len(described["optimizer"]) - 1
         and all(isinstance(name, str) for name in checkpoint["scheduler"] or {})
         and set(described) - {"model", "optimizer", "scheduler"} == set(checkpoint["others"])
@@ -236,7 +232,8 @@ def describe_checkpoint(path, every_tensor=True):
         checkpoint = read_checkpoint(path)
         tensors = [("model", *item) for item in checkpoint["model"].items()]
         for number, state in checkpoint["optimizer"]["state"].items():
-            tensors += [("optimizer", f"{number}.{name}", value) for name, value in state.items()]
+            named = state.items() if isinstance(state, dict) else ()
+            tensors += [("optimizer", f"{number}.{name}", value) for name, value in named]
         tensors = [row for row in tensors if isinstance(row[2], torch.Tensor)]
         rows = [("part", "name", "shape", "type", "bytes")]
         for part in ("model", "optimizer"):

@@ -36,8 +36,7 @@ def describe_optimizer(optimizer, model, **others):
         for position, parameter in enumerate(group["params"]):
             if id(parameter) not in names:
                 raise CheckpointError(
-                    "The optimizer trains a parameter that is not in this model. Make it anew, "
-                    "from model.parameters()."
+                    "The optimizer is one of another model. Make it anew, for this."
                 )
             words = names[id(parameter)] + ("" if parameter.requires_grad else "; frozen")
             described[f"parameter {position} of group {number}"] = words
@@ -47,9 +46,7 @@ def describe_optimizer(optimizer, model, **others):
 def describe_scheduler(scheduler, optimizer):
     """Return the class of a scheduler, with those of the schedulers inside it."""
     if optimizer is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise CheckpointError(
-            "The scheduler sets the learning rate of another optimizer. Make it anew, for this one."
-        )
+        raise CheckpointError("The scheduler is one of another optimizer. Make it anew, for this.")
     inner = [describe_scheduler(part, optimizer) for part in getattr(scheduler, "_schedulers", ())]
     return type(scheduler).__name__ + (f"({', '.join(inner)})" if inner else "")
 
@@ -96,6 +93,6 @@ def check_equal(path, saved, own):
                     f"{path} belongs to another {part}: {name} is {theirs.get(name, 'missing')} in "
                     f"the file and {ours.get(name, 'missing')} in yours. Make the {part} with the "
                     "class and the arguments that it was saved with. Nothing was loaded."
-                    + " (DataParallel and torch.compile put a prefix before all names: save and "
-                    "load what is inside, model.module or model._orig_mod.)" * wrapped
+                    + " (Wrapped by DataParallel or torch.compile? Take what is inside.)"
+                    * wrapped
                 )

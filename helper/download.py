@@ -48,10 +48,9 @@ def cache_mnist_5k(cache):
 
 
 def load_mnist(data_dir):
-    """Return `(images, targets)` of the 60,000 training and of the 10,000 test digits.
+    """Return `(images, targets)`, uint8 `[N, 1, 28, 28]` and int64 `[N]`, of MNIST's two parts.
 
-    uint8 `[N, 1, 28, 28]` and int64 `[N]`, read by torchvision, which downloads them on first use.
-    Damaged files are renamed, and a RuntimeError names them.
+    torchvision downloads them on first use. Damaged files are renamed, and a RuntimeError says so.
     """
     from torchvision.datasets import MNIST  # slow to import, and only this source needs it
 
@@ -74,11 +73,9 @@ def load_mnist(data_dir):
 
 
 def is_damaged(path):
-    """Tell whether a file in MNIST's IDX format is cut off or altered.
-
-    The format: two zero bytes, the data type (8: unsigned byte), the number of dimensions, each
-    dimension as a big-endian int32, then the data. See http://yann.lecun.com/exdb/mnist/.
-    """
+    """Tell whether a file in MNIST's IDX format is cut off or altered."""
+    # Two zero bytes, the data type (8: unsigned byte), the number of dimensions, each dimension as
+    # a big-endian int32, then the data. See http://yann.lecun.com/exdb/mnist/.
     size, md5 = MNIST_FILES[path.name]
     if path.stat().st_size == size:
         return md5_of(path) != md5
@@ -90,10 +87,9 @@ def is_damaged(path):
 
 
 def load_cifar10(data_dir):
-    """Return `(images, targets)` of the 50,000 training and of the 10,000 test photographs.
+    """Return `(images, targets)`, uint8 `[N, 3, 32, 32]` and int64 `[N]`, of CIFAR-10's two parts.
 
-    uint8 `[N, 3, 32, 32]` and int64 `[N]`. A missing or damaged file is unpacked anew from the
-    archive, which torchvision downloads if it isn't there.
+    A missing or damaged file is unpacked anew from the archive, which torchvision downloads.
     """
     from torchvision.datasets import CIFAR10  # slow to import, and only CIFAR-10 needs it
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
@@ -123,6 +119,6 @@ def set_aside(path):
 
 
 def md5_of(path):
-    """Return the MD5 sum of a file as 32 hexadecimal digits."""
+    """Return the MD5 sum of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

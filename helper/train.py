@@ -17,6 +17,8 @@ from helper.reproducibility import random_numbers_kept, seed_batch, seed_loader
 from helper.signals import SignalsWait, Stopped
 
 REMEDY = "Make the optimizer with a lower learning rate, or look at what is in the data there."
+# A plain bar on stdout, gone at the end: a notebook stores nothing of it.
+BAR = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
 
 
 def train_model(
@@ -52,18 +54,16 @@ def train_model(
         logging_interval: also print the loss of every so many batches.
 
     All randomness of a batch comes from `(seed, epoch, batch)`, and the global random numbers are
-    left as they were: what happens between two calls can't change a run. What can: another device,
-    number of CPU threads or release of PyTorch, another number of workers if the data set draws in
-    them, and generators or counters that a data set or a model keeps for itself.
+    left as they were. What can change a run: another device, number of threads or release of
+    PyTorch, another number of workers if the data set draws in them, and generators or counters
+    that a data set or a model keeps for itself.
 
-    The stop button (SIGINT) and SIGTERM wait for the end of a step. The run is in step then, and
-    saved in `checkpoint_path`; the same call continues it. After an error, the run is put back to
-    its last checkpoint, or the message says that it must be made anew.
+    The stop button (SIGINT) and SIGTERM wait for the end of a step. The run is saved then in
+    `checkpoint_path`, and the same call continues it. After an error, it is put back to its last
+    checkpoint, or the message says that it must be made anew.
 
-    Raises:
-        ValueError: an argument is out of its range, or does not belong to this history.
-        FloatingPointError: a loss, a parameter or a tensor of the optimizer is not finite.
-        CheckpointError: the checkpoint can't be saved, or the parts don't belong together.
+    Raises a ValueError for arguments that are out of range or don't belong to this history, a
+    FloatingPointError for numbers that are not finite, a CheckpointError if saving fails.
     """
     new = history is None
     history = History(seed=seed) if new else history
@@ -99,16 +99,15 @@ def need(fits, message):
 
 def check_arguments(run):
     """Raise a ValueError that names the argument that is out of its range."""
-    seed, every = run.history.seed, run.scheduler_every
+    seed, every, on = run.history.seed, run.scheduler_every, run.scheduler_on
     for name in ("num_epochs", "checkpoint_every", "logging_interval"):
         value = getattr(run, name)
         fits = (type(value) is int and value >= 1) or (value is None and name != "num_epochs")
         need(fits, f"{name} must be a whole number of at least 1, not {value!r}.")
-    known = ("valid_acc", "minibatch_loss")
-    need(run.scheduler_on in known, f"scheduler_on must be one of {known}.")
+    need(on in ("valid_acc", "minibatch_loss"), 'scheduler_on: "valid_acc" or "minibatch_loss".')
     need(every in ("epoch", "batch"), 'scheduler_every must be "epoch" or "batch".')
-    plateau = isinstance(run.scheduler, ReduceLROnPlateau)
-    need(every == "epoch" or not plateau, 'ReduceLROnPlateau needs scheduler_every="epoch".')
+    fits = every == "epoch" or not isinstance(run.scheduler, ReduceLROnPlateau)
+    need(fits, 'A ReduceLROnPlateau needs scheduler_every="epoch".')
     need(run.checkpoint_path or not run.checkpoint_every, "checkpoint_every needs a path.")
     need(type(seed) is int and 0 <= seed < 2**32, "seed must be a whole number in [0, 2**32).")
 
@@ -119,15 +118,14 @@ def prepare(run):
     describe_optimizer(run.optimizer, run.model)
     describe_scheduler(run.scheduler, run.optimizer)
     for name in history.not_loaded:
-        message = f"The {name} of this history's checkpoint was not loaded: load it, too, to "
-        message += "continue that run, or begin a new one with a new History."
+        message = f"The {name} of this history's checkpoint was not loaded: load it, or begin anew."
         need(getattr(run, name, None) is None, message)
     try:
         length = len(loader)
     except TypeError:
         raise ValueError("train_loader has no length: give its data set a __len__.") from None
-    in_order = getattr(loader, "in_order", True)
-    need(length and in_order, "train_loader must not be empty, and must have in_order=True.")
+    fits = length and getattr(loader, "in_order", True)
+    need(fits, "train_loader must not be empty, and must have in_order=True.")
     for each in (loader, run.valid_loader, run.test_loader):
         if hasattr(getattr(each, "dataset", None), "to"):
             each.dataset.to(run.device)
@@ -137,10 +135,12 @@ def prepare(run):
     size = len(next(fetch(loader, run.signals))[1])
     if not history.minibatch_loss:
         history.batches_per_epoch, history.batch_size = length, size
-    before = history.batches_per_epoch, history.batch_size
-    message = f"train_loader has {length} batches, the first of {size} examples; this run began "
-    message += "with {} batches, the first of {}. Mind its batch size and its data set."
-    need((length, size) == before, message.format(*before))
+    now, before = (length, size), (history.batches_per_epoch, history.batch_size)
+    message = (
+        "train_loader has {} batches, the first of {} examples; this run began with {} batches"
+    )
+    message += ", the first of {}. Mind its batch size and its data set."
+    need(now == before, message.format(*now, *before))
 
 
 def fetch(loader, signals):
@@ -150,10 +150,9 @@ def fetch(loader, signals):
             batches = iter(loader)
         while True:
             with signals.act_at_once():
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield batch
     finally:
         if hasattr(loader, "_iterator"):
@@ -171,9 +170,7 @@ def train_epoch(run):
     seed_loader(run.train_loader, history.seed, epoch, use.ORDER)
     batches = fetch(run.train_loader, run.signals)
     title = f"Epoch: {epoch:03d}/{run.num_epochs:03d}"
-    # A plain bar on stdout, gone at the end: a notebook stores nothing of it.
-    look = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
-    with tqdm(desc=title, total=total, initial=done, **look) as bar:
+    with tqdm(desc=title, total=total, initial=done, **BAR) as bar:
         for batch in range(total):
             seed_batch(history.seed, epoch, batch, use.FETCH)
             features, targets = next(batches)
@@ -185,8 +182,8 @@ def train_epoch(run):
             if run.logging_interval and batch % run.logging_interval == 0:
                 text = f"{title} | Batch {batch:04d}/{total:04d} | Loss: {loss:.4f}"
                 bar.write(text, file=sys.stdout)
-            trained = history.epoch * total + batch + 1
-            if run.checkpoint_every and trained % run.checkpoint_every == 0:
+            every, trained = run.checkpoint_every, history.epoch * total + batch + 1
+            if every and trained % every == 0:
                 save(run)
 
 

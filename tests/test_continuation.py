@@ -74,7 +74,6 @@ def test_a_second_resume_after_the_first(tmp_path):
     cut(Run(), 3, path)
     for batch in (4, 7, 8, 14):
         run = Run().load(path)
-        cut(run, 0, path) if False else None
         run.optimizer.register_step_post_hook(
             at_call(batch - len(run.history.minibatch_loss), interrupt)
         )
