@@ -101,13 +101,13 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
         own = describe_run(**parts)
         checkpoint = read_checkpoint(path, map_location)
         check_equal(path, checkpoint["description"], own)
-        states = {**checkpoint["others"], **checkpoint}
+        states = {**checkpoint, **checkpoint["others"]}
         undo = [remember(part) for part in parts.values()]
         try:
             for name, part in parts.items():
                 part.load_state_dict(states[name])
-            if optimizer is not None:
-                keep_types(checkpoint["optimizer"], optimizer)
+                if isinstance(part, torch.optim.Optimizer):
+                    keep_types(states[name], part)
         except BaseException:
             for put_back in undo:
                 put_back()
@@ -125,12 +125,16 @@ def remember(part):
         state = copy.deepcopy(part.state_dict())
         return lambda: part.load_state_dict(state)
 
+    layers = [*part.modules()]
+    slots = [(d, dict(d)) for layer in layers for d in (layer._parameters, layer._buffers)]
     tensors = [(t, t.detach().clone()) for t in (*part.parameters(), *part.buffers())]
     own = nn.Module.get_extra_state  # what a layer may save besides tensors
-    layers = [layer for layer in part.modules() if type(layer).get_extra_state is not own]
+    layers = [layer for layer in layers if type(layer).get_extra_state is not own]
     extra = [(layer, copy.deepcopy(layer.get_extra_state())) for layer in layers]
 
     def put_back():
+        for slot, before in slots:
+            slot.update(before)
         for tensor, before in tensors:
             tensor.detach().copy_(before)
         for layer, before in extra:
@@ -147,7 +151,9 @@ def keep_types(saved, optimizer):
             return loaded if loaded.dtype == value.dtype else value.to(loaded.device)
         if isinstance(value, dict):
             return {name: convert(value[name], loaded[name]) for name in value}
-        return [*map(convert, value, loaded)] if isinstance(value, list) else loaded
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(convert, value, loaded))
+        return value
 
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -182,7 +188,10 @@ def verify_content(path):
         records = archive.infolist()
         # torch.save compresses nothing: a record that is larger than it looks is a trap. And of two
         # archives one behind the other, zipfile reads the second, torch.load the first.
-        compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        # PyTorch reads nothing of a record that is marked as a folder (bit 16).
+        compressed = any(
+            r.compress_type != zipfile.ZIP_STORED or r.external_attr & 16 for r in records
+        )
         size = sum(record.file_size for record in records)
         if compressed or size > os.path.getsize(path) or min(r.header_offset for r in records):
             raise ValueError("its list of records is not one of torch.save")
@@ -193,12 +202,14 @@ def verify_content(path):
 def check_parts(checkpoint):
     """Raise any error unless an object that was loaded is built like a checkpoint."""
     described, groups = checkpoint["description"], checkpoint["optimizer"]["param_groups"]
-    model = {name: in_words(value) for name, value in checkpoint["model"].items()}
+    model = {name: in_words(value, name) for name, value in checkpoint["model"].items()}
     if not is_history(checkpoint["history"]):
         raise ValueError("the history holds something else than whole numbers and lists of floats")
+    history = History(**checkpoint["history"])
     states = checkpoint["optimizer"]["state"].items()
     if not (
         checkpoint["format"] == FORMAT
+        and 0 <= history.batch <= history.batches_per_epoch
         and model == {name: words.partition(";")[0] for name, words in described["model"].items()}
         and all(isinstance(state, dict) for number, state in states if isinstance(number, int))
         and sum(len(group["params"]) for group in groups) == len(described["optimizer"]) - 1

@@ -65,7 +65,7 @@ def describe_tensors(model):
                 f"{name} could not be loaded: it is lazy, sparse, expanded or on the device meta. "
                 "Let the model see a batch, or use to_dense(), clone() or another device."
             )
-        described[name] = in_words(value)
+        described[name] = in_words(value, name)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = first_names.setdefault(id(parameter), name)
         if first != name and name in described:
@@ -73,8 +73,10 @@ def describe_tensors(model):
     return described
 
 
-def in_words(value):
+def in_words(value, name=""):
     """Return the type and shape of a tensor, or the type of anything else."""
+    if name.endswith("_extra_state"):
+        return "what its layer makes of it"
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__

@@ -17,6 +17,7 @@ def compute_logits(model, data_loader, device):
                 logits.append(model(features.to(device)))
                 targets.append(batch_targets)
     finally:
+        model.train(modes[0][1])
         for module, was_training in modes:
             module.training = was_training
     return torch.cat(logits).cpu(), torch.cat(targets).cpu()

@@ -37,10 +37,12 @@ class SignalsWait:
     def __exit__(self, *_):
         self.undo.close()
 
-    def note(self, number, _):
+    def note(self, number, frame):
         self.waiting.append(number)
-        # A worker that was forked has this handler, too, and is ended by whom it works for.
-        if self.may_raise and number in STOPS and os.getpid() == self.process:
+        # Only where the process sleeps until a worker answers: elsewhere, a loader could be left
+        # half made, and its next batch is soon there. Forked workers have this handler, too.
+        sleeps = frame is not None and frame.f_code.co_name == "select"
+        if sleeps and self.may_raise and number in STOPS and os.getpid() == self.process:
             self.may_raise = False
             raise Stopped
 
@@ -71,3 +73,13 @@ class SignalsWait:
             if WORKER_DIED in self.handlers and signal.getsignal(WORKER_DIED) != self.note:
                 # PyTorch sets its own handler when it starts the first worker.
                 self.handlers[WORKER_DIED] = signal.signal(WORKER_DIED, self.note)
+
+    def start(self, loader):
+        """Return `iter(loader)`, with workers that get no SIGINT: this process will end them."""
+        if not hasattr(signal, "pthread_sigmask"):
+            return iter(loader)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

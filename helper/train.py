@@ -70,7 +70,7 @@ def train_model(
     # What the functions below hand to each other: all arguments, the losses that are still on the
     # device, how many batches the last checkpoint holds, and whether anything changed since.
     run = SimpleNamespace(**locals(), unread=[], saved=len(history.minibatch_loss), changed=False)
-    run.rate = float(optimizer.param_groups[0]["lr"])
+    run.rate = float(optimizer.param_groups[0].get("lr", 0.0))
     check_arguments(run)
     with SignalsWait() as run.signals, random_numbers_kept(device), torch.enable_grad():
         try:
@@ -147,7 +147,7 @@ def fetch(loader, signals):
     """Yield the batches of a loader. Only while it waits for one do signals act at once."""
     try:
         with signals.act_at_once():
-            batches = iter(loader)
+            batches = signals.start(loader)
         while True:
             with signals.act_at_once():
                 batch = next(batches, None)
@@ -173,11 +173,12 @@ def train_epoch(run):
     with tqdm(desc=title, total=total, initial=done, **BAR) as bar:
         for batch in range(total):
             seed_batch(history.seed, epoch, batch, use.FETCH)
-            features, targets = next(batches)
+            examples = next(batches, None)
+            need(examples, f"train_loader has {batch} batches, though its length is {total}.")
             if batch < done:
                 continue  # trained before the run was cut
             seed_batch(history.seed, epoch, batch, use.STEP)
-            loss = take_step(run, features.to(run.device), targets.to(run.device))
+            loss = take_step(run, *(tensor.to(run.device) for tensor in examples))
             bar.update()
             if run.logging_interval and batch % run.logging_interval == 0:
                 text = f"{title} | Batch {batch:04d}/{total:04d} | Loss: {loss:.4f}"
@@ -189,7 +190,7 @@ def train_epoch(run):
 
 def take_step(run, features, targets):
     """Let the optimizer take one step, and return the loss before it."""
-    run.changed, run.rate = True, float(run.optimizer.param_groups[0]["lr"])
+    run.changed, run.rate = True, float(run.optimizer.param_groups[0].get("lr", 0.0))
     loss = torch.nn.functional.cross_entropy(run.model(features), targets)
     run.optimizer.zero_grad()
     loss.backward()
@@ -254,18 +255,18 @@ def save(run):
 
 def stop(run):
     """Save a run that somebody stops, and say how to go on."""
-    state = "it is in memory, and nothing is lost"
+    path, how = run.checkpoint_path, "Run this cell again to continue."
     try:
-        if run.changed:
+        if run.unread or run.history.minibatch_loss:
             save(run)
-        if run.checkpoint_path is not None and run.saved:
-            state = f"it is saved in {run.checkpoint_path}"
+        state = f"it is saved in {path}." if path and run.saved else "it is in memory."
     except CheckpointError as error:
         state = f"it is in memory only, because {error}"
     except FloatingPointError as error:
         return give_up(run, error)
-    how = "Load it to continue." if run.new else "Run this cell again to continue."
-    return print(f"Stopped after {run.history.position}: {state}. {how}")
+    if run.new:
+        how = "Load it to continue." if path and run.saved else "Its history is lost: begin anew."
+    return print(f"Stopped after {run.history.position}: {state} {how}", flush=True)
 
 
 def give_up(run, error):
@@ -273,14 +274,17 @@ def give_up(run, error):
     if not run.changed or isinstance(error, CheckpointError):
         return None  # nothing was trained since the last save, or only saving has failed
     history, path = run.history, run.checkpoint_path
-    failed, run.unread = f"{type(error).__name__} in {position(run)}:", []
+    failed = f"{type(error).__name__} in {position(run)}:"
+    run.unread = []
     own = history.seed, history.minibatch_loss[: run.saved]
     try:
         saved = read_checkpoint(path)["history"] if path and run.saved else None
         if saved and (saved["seed"], saved["minibatch_loss"]) == own:  # not that of another run
             loaded = load_checkpoint(path, run.model, run.optimizer, run.scheduler)
             vars(history).update(vars(loaded))
-            return print(f"{failed} the run is as in {path}. Mend the cause, and continue.")
+            message = f"{failed} the run is as in {path}. Mend the cause, and continue."
+            return print(message, flush=True)
     except CheckpointError as reason:
         failed += f" {reason}"
-    return print(f"{failed} make model, optimizer, scheduler and history anew, or load them.")
+    message = f"{failed} make model, optimizer, scheduler and history anew, or load them."
+    return print(message, flush=True)
