@@ -17,8 +17,6 @@ from helper.reproducibility import random_numbers_kept, seed_batch, seed_loader
 from helper.signals import SignalsWait, Stopped
 
 REMEDY = "Make the optimizer with a lower learning rate, or look at what is in the data there."
-# A plain bar on stdout, gone at the end: a notebook stores nothing of it.
-BAR = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
 
 
 def train_model(
@@ -170,7 +168,9 @@ def train_epoch(run):
     seed_loader(run.train_loader, history.seed, epoch, use.ORDER)
     batches = fetch(run.train_loader, run.signals)
     title = f"Epoch: {epoch:03d}/{run.num_epochs:03d}"
-    with tqdm(desc=title, total=total, initial=done, **BAR) as bar:
+    # A plain bar on stdout, gone at the end: a notebook stores nothing of it.
+    look = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
+    with tqdm(desc=title, total=total, initial=done, **look) as bar:
         for batch in range(total):
             seed_batch(history.seed, epoch, batch, use.FETCH)
             examples = next(batches, None)

@@ -364,6 +364,23 @@ def test_a_damaged_record_is_named(run, path):
         load_checkpoint(path, *run)
 
 
+@pytest.mark.slow
+def test_every_bit_of_the_archives_directory(run, new_run, path):
+    """Among them the one that makes PyTorch read nothing of a record."""
+    original, expected = path.read_bytes(), sha256(run)
+    with zipfile.ZipFile(path) as archive:
+        begin = archive.start_dir
+    new = new_run()
+    for position in range(begin, len(original)):
+        for bit in range(8):
+            changed = bytearray(original)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            with contextlib.suppress(CheckpointError):
+                load_checkpoint(path, *new)
+                assert sha256(new) == expected, (position, bit)
+
+
 @pytest.mark.parametrize(
     "saved",
     [
@@ -872,6 +889,8 @@ def with_attribute():
         lambda: History(train_acc=[1]),
         lambda: History(minibatch_loss=[torch.tensor(0.5)]),
         lambda: History(valid_acc=(1.0,)),
+        lambda: History(minibatch_loss=[0.5] * 50, batches_per_epoch=6),
+        lambda: History(train_acc=[1.0], valid_acc=[1.0], batches_per_epoch=6),
         lambda: None,
     ],
 )
@@ -1079,6 +1098,84 @@ def test_what_refuses_at_last_leaves_everything_as_it_was(part, tmp_path, monkey
     with refused(yours, "not this one"):
         load_checkpoint(path, *yours, other=other)
     assert other.get_scale() == 2.0
+
+
+class Particular(nn.Linear):
+    """A layer that puts a new tensor in the place of its buffer when it is loaded."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.register_buffer("scale", torch.rand(3))
+
+    def _load_from_state_dict(self, state, prefix, *arguments):
+        super()._load_from_state_dict(state, prefix, *arguments)
+        self.scale = state[prefix + "scale"].clone()
+
+
+def test_a_layer_that_replaces_its_buffer(tmp_path):
+    saved, yours = make(Particular(), "Adam"), make(Particular(), "Adam")
+    assert_round_trip(saved, yours, tmp_path / "run.pt")
+
+    def refuse(*_):
+        raise RuntimeError("not this one")
+
+    yours = make(Particular(), "Adam")
+    yours[0].register_load_state_dict_post_hook(refuse)
+    with refused(yours, "not this one"):
+        load_checkpoint(tmp_path / "run.pt", *yours)
+
+
+class Counting(nn.Linear):
+    """A layer whose extra state changes its kind as it is trained."""
+
+    seen = None
+
+    def get_extra_state(self):
+        return self.seen
+
+    def set_extra_state(self, state):
+        self.seen = state
+
+
+def test_an_extra_state_may_be_of_any_kind(tmp_path):
+    saved, yours = make(Counting(4, 3), "Adam"), make(Counting(4, 3), "Adam")
+    saved[0].seen = {"examples": 70, "last": torch.ones(3)}
+    assert_round_trip(saved, yours, tmp_path / "run.pt")
+
+
+class OwnOptimizer(optim.SGD):
+    """Keeps a string for each parameter and a number for all, and has a rate of another name."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.state["steps"] = 7
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["phase"] = "warm"
+                self.state[parameter]["pair"] = (torch.ones(2), 3)
+
+
+def test_whatever_an_optimizer_of_ones_own_keeps(tmp_path):
+    def make_parts():
+        model = net(4, 3)
+        return model, OwnOptimizer(model.parameters(), lr=0.1, momentum=0.9), None
+
+    assert_round_trip(make_parts(), make_parts(), tmp_path / "run.pt")
+    assert "all 6 tensors" not in repr(describe_checkpoint(tmp_path / "run.pt"))
+
+
+def test_a_second_optimizer_and_any_name_among_the_others(tmp_path):
+    def make_parts():
+        second = net(4, 3).bfloat16()
+        return make("linear", "Adam"), second, optim.NAdam(second.parameters())
+
+    (saved, second, optimizer), (yours, other, other_optimizer) = make_parts(), make_parts()
+    take_steps(second, optimizer, shape=(2, 4))
+    others = {"versions": second, "description": optimizer}
+    save_checkpoint(tmp_path / "run.pt", *saved, History(), **others)
+    others = {"versions": other, "description": other_optimizer}
+    load_checkpoint(tmp_path / "run.pt", *yours, **others)
+    assert sha256((other, other_optimizer)) == sha256((second, optimizer))
 
 
 class WithVocabulary(nn.Linear):

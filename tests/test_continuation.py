@@ -154,6 +154,18 @@ def test_a_loader_that_is_not_that_of_the_run_is_refused(loader, message):
     assert run.printed == ""
 
 
+class MissingNumbers(CountedNumbers):
+    def __len__(self):
+        return 100
+
+
+def test_a_loader_with_fewer_batches_than_its_length():
+    run = Run()
+    run.loaders[0] = DataLoader(MissingNumbers(), 16)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="has 5 batches, though"):
+        run.train(1)
+
+
 def test_an_iterable_data_set_with_a_length_will_do():
     run = Run()
     run.loaders[0] = DataLoader(CountedNumbers(), 16)

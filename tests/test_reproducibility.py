@@ -98,6 +98,36 @@ def test_sha256_refuses_sparse_tensors_and_takes_views():
     assert compute_sha256(torch.ones(1).expand(4)) == compute_sha256(torch.ones(4))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, ["dict", ("a", 1)]),
+        (torch.zeros(0), ["tensor", "torch.float32", 0]),
+        (np.int32([1, 2]), ["array", "int32", 2, np.int32([1, 2]).tobytes()]),
+        ([[1], 2], [[1, 2]]),
+        (["ab"], ["a", "b"]),
+        ({"a": {"b": 1}}, {"a": {}, "b": 1}),
+    ],
+)
+def test_sha256_of_different_things_that_look_alike(one, other):
+    assert compute_sha256(one) != compute_sha256(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
+        torch.ones(3, device="meta"),
+        nn.LazyLinear(3).weight,
+        np.ma.array([1, 2], mask=[1, 0]),
+    ],
+    ids=["quantized", "meta", "lazy", "masked"],
+)
+def test_sha256_refuses_what_has_no_bits_of_its_own(value):
+    with pytest.raises(TypeError):
+        compute_sha256(value)
+
+
 def test_every_use_of_a_seed_has_its_own_numbers():
     seeds = {
         seed_batch(seed, epoch, batch, use)
