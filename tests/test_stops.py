@@ -1,5 +1,6 @@
 """Stops lose nothing, kills what was trained since the last save, and errors leave a whole run."""
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ import torch
 from runs import BATCHES, NUM_EPOCHS, Run, at_call, interrupt, train_in_a_process
 
 from helper.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from helper.signals import SignalsWait
+from helper.signals import SignalsWait, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
@@ -141,6 +142,31 @@ def test_outside_the_main_thread_nothing_is_changed(whole):
     thread.start()
     thread.join()
     assert runs == [whole]
+
+
+def test_a_stop_takes_effect_where_the_process_sleeps_and_nowhere_else():
+    """In the middle of a loader's own work it could leave a lock behind, and hang the process."""
+    reached = []
+
+    def work():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("worked on")
+
+    def select():  # where a process waits for its workers
+        signal.raise_signal(signal.SIGINT)
+        reached.append("slept on")
+
+    def block(action):
+        with SignalsWait() as signals:
+            with contextlib.suppress(Stopped), signals.act_at_once():
+                action()
+            with contextlib.suppress(Stopped), signals.act_at_once():
+                reached.append("fetched on")
+
+    for action in (work, select):
+        with pytest.raises(KeyboardInterrupt):
+            block(action)
+    assert reached == ["worked on"]
 
 
 @pytest.mark.parametrize("call", [0, 3, 10, 30])
