@@ -27,8 +27,7 @@ def cut(run, batch, path):
 @pytest.mark.parametrize("loader", LOADERS)
 def test_cut_after_any_batch_and_continued_in_fresh_objects(loader, tmp_path):
     whole = Run(loader).train().sha256()
-    cuts = CUTS[::6] if "worker" in loader else CUTS
-    for batch in cuts:
+    for batch in CUTS if loader == "shuffled" else CUTS[1::4]:
         stopped = cut(Run(loader), batch, tmp_path / "run.pt")
         torch.rand(batch), np.random.rand(batch), random.random()  # somebody draws in between
         assert Run(loader).load(tmp_path / "run.pt").train().sha256() == whole
