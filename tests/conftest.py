@@ -1,10 +1,20 @@
 """Small real data and a small model that several test files train."""
 
+import signal
+
 import pytest
 import torch
 from torch import nn
 
 from helper.dataset import get_dataloaders_mnist
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_button():
+    """A shell starts what runs in the background with SIGINT ignored; these tests send it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
