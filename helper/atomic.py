@@ -15,10 +15,10 @@ except ImportError:  # Windows, where nobody can delete an open file
 def write_atomically(path, write):
     """Let `write(file)` fill a new file, and give it the name `path` when it is complete.
 
-    It stands beside `path` under a name of its own, since other threads, processes and containers
-    may write the same path, and is locked, so that none of them takes it for what a killed process
-    left. Whatever happens before the end leaves the file that was there before as it was. Links and
-    modes are kept. Returns the OSError if nothing but flushing the folder failed, otherwise None.
+    It stands beside `path` under a name of its own, since others may write the same path, and is
+    locked, so that none of them takes it for what a killed process left. Whatever happens before
+    the end leaves the file that was there before as it was. Links and modes are kept. Returns the
+    OSError if nothing but flushing the folder failed, otherwise None.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)

@@ -19,7 +19,7 @@ from helper.atomic import write_atomically
 from helper.compatibility import CheckpointError, check_equal, describe_run, in_words
 from helper.history import History, is_history
 from helper.signals import SignalsWait
-from helper.table import Table
+from helper.table import tabulate
 
 FORMAT = "save, load, continue 2"
 
@@ -241,21 +241,5 @@ def describe_checkpoint(path, every_tensor=True):
     """
     with checkpoint_errors(f"{path} can't be described"):
         checkpoint = read_checkpoint(path)
-        tensors = [("model", *item) for item in checkpoint["model"].items()]
-        for number, state in checkpoint["optimizer"]["state"].items():
-            named = state.items() if isinstance(state, dict) else ()
-            tensors += [("optimizer", f"{number}.{name}", value) for name, value in named]
-        tensors = [row for row in tensors if isinstance(row[2], torch.Tensor)]
-        rows = [("part", "name", "shape", "type", "bytes")]
-        for part in ("model", "optimizer"):
-            of_part = [(name, tensor) for other, name, tensor in tensors if other == part]
-            for name, tensor in of_part if every_tensor else ():
-                dtype, shape = in_words(tensor).split(" ", maxsplit=1)
-                rows.append((part, name, shape, dtype, f"{tensor.nbytes:,}"))
-            total = sum(tensor.nbytes for _, tensor in of_part)
-            rows.append((part, f"all {len(of_part)} tensors", "", "", f"{total:,}"))
-        history = History(**checkpoint["history"])
-        rates = ", ".join(f"{float(g['lr']):g}" for g in checkpoint["optimizer"]["param_groups"])
-        versions = ", ".join(f"{n} {number}" for n, number in checkpoint["versions"].items())
-        note = f"{history.position} done with seed {history.seed}. Learning rate: {rates}."
-        return Table(rows, f"{note} Written by {versions}.")
+        position = History(**checkpoint["history"]).position
+        return tabulate(checkpoint, position, every_tensor)

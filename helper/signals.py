@@ -74,12 +74,29 @@ class SignalsWait:
                 # PyTorch sets its own handler when it starts the first worker.
                 self.handlers[WORKER_DIED] = signal.signal(WORKER_DIED, self.note)
 
-    def start(self, loader):
-        """Return `iter(loader)`, with workers that get no SIGINT: this process will end them."""
-        if not hasattr(signal, "pthread_sigmask"):
-            return iter(loader)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+def fetch(loader, signals):
+    """Yield the batches of a loader. Only while it waits for one do signals act at once."""
+    try:
+        with signals.act_at_once(), workers_without_sigint():
+            batches = iter(loader)
+        while True:
+            with signals.act_at_once():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        if hasattr(loader, "_iterator"):
+            loader._iterator = None  # persistent workers end with their epoch
+
+
+@contextlib.contextmanager
+def workers_without_sigint():
+    """Let workers that start in this block get no SIGINT: this process will end them."""
+    mask = getattr(signal, "pthread_sigmask", lambda *_: set())  # Windows has none
+    before = mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(getattr(signal, "SIG_SETMASK", 0), before)

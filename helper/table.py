@@ -1,6 +1,31 @@
-"""A table that a notebook shows as HTML, and everything else as text."""
+"""What is in a checkpoint, as a table: HTML in a notebook, text everywhere else."""
 
 from html import escape
+
+import torch
+
+from helper.compatibility import in_words
+
+
+def tabulate(checkpoint, position, every_tensor):
+    """Return the Table of the dict that is in a checkpoint; `position` is put in words."""
+    tensors = [("model", *item) for item in checkpoint["model"].items()]
+    for number, state in checkpoint["optimizer"]["state"].items():
+        named = state.items() if isinstance(state, dict) else ()
+        tensors += [("optimizer", f"{number}.{name}", value) for name, value in named]
+    rows = [("part", "name", "shape", "type", "bytes")]
+    for part in ("model", "optimizer"):
+        own = [(n, t) for other, n, t in tensors if other == part and isinstance(t, torch.Tensor)]
+        for name, tensor in own if every_tensor else ():
+            dtype, shape = in_words(tensor).split(" ", maxsplit=1)
+            rows.append((part, name, shape, dtype, f"{tensor.nbytes:,}"))
+        total = sum(tensor.nbytes for _, tensor in own)
+        rows.append((part, f"all {len(own)} tensors", "", "", f"{total:,}"))
+    groups, seed = checkpoint["optimizer"]["param_groups"], checkpoint["history"]["seed"]
+    rates = ", ".join(f"{float(group.get('lr', 0)):g}" for group in groups)
+    versions = ", ".join(f"{name} {number}" for name, number in checkpoint["versions"].items())
+    note = f"{position} done with seed {seed}. Learning rate: {rates}. Written by {versions}."
+    return Table(rows, note)
 
 
 class Table:

@@ -14,7 +14,7 @@ from helper.compatibility import CheckpointError, describe_optimizer, describe_s
 from helper.evaluation import compute_accuracy
 from helper.history import History
 from helper.reproducibility import random_numbers_kept, seed_batch, seed_loader
-from helper.signals import SignalsWait, Stopped
+from helper.signals import SignalsWait, Stopped, fetch
 
 REMEDY = "Make the optimizer with a lower learning rate, or look at what is in the data there."
 
@@ -42,7 +42,7 @@ def train_model(
         model: on `device` already. Parts of it that are in evaluation mode stay so.
         num_epochs: the total, at least 1: with a history of 2 epochs, 12 trains 10 more.
         train_loader, valid_loader, test_loader: yield `(features, targets)`. Datasets that have a
-            method `to`, like those in helper/dataset.py, are moved to `device` once and stay there.
+            method `to`, like those in helper/dataset.py, are moved to `device` once.
         scheduler: steps after every epoch, or with `scheduler_every="batch"` after every batch.
         scheduler_on: what a ReduceLROnPlateau looks at, "valid_acc" or "minibatch_loss" (the last).
         seed: for a new run, in [0, 2**32). A continued run keeps the seed of its history.
@@ -51,17 +51,16 @@ def train_model(
         checkpoint_every: also after every so many batches, counted over the whole run.
         logging_interval: also print the loss of every so many batches.
 
-    All randomness of a batch comes from `(seed, epoch, batch)`, and the global random numbers are
-    left as they were. What can change a run: another device, number of threads or release of
-    PyTorch, another number of workers if the data set draws in them, and generators or counters
-    that a data set or a model keeps for itself.
+    All randomness of a batch comes from `(seed, epoch, batch)`; the global random numbers are left
+    as they were. What can change a run: another device, number of threads or release of PyTorch,
+    another number of workers if the data set draws in them, and generators or counters that a data
+    set or a model keeps for itself.
 
-    The stop button (SIGINT) and SIGTERM wait for the end of a step. The run is saved then in
-    `checkpoint_path`, and the same call continues it. After an error, it is put back to its last
-    checkpoint, or the message says that it must be made anew.
-
-    Raises a ValueError for arguments that are out of range or don't belong to this history, a
-    FloatingPointError for numbers that are not finite, a CheckpointError if saving fails.
+    The stop button (SIGINT) and SIGTERM wait for the end of a step; the run is saved then, and the
+    same call continues it. After an error it is put back to its last checkpoint, or the message
+    says that it must be made anew. Raises a ValueError for arguments that are out of range or don't
+    belong to this history, a FloatingPointError for numbers that are not finite, and a
+    CheckpointError if saving fails.
     """
     new = history is None
     history = History(seed=seed) if new else history
@@ -141,33 +140,16 @@ def prepare(run):
     need(now == before, message.format(*now, *before))
 
 
-def fetch(loader, signals):
-    """Yield the batches of a loader. Only while it waits for one do signals act at once."""
-    try:
-        with signals.act_at_once():
-            batches = signals.start(loader)
-        while True:
-            with signals.act_at_once():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-    finally:
-        if hasattr(loader, "_iterator"):
-            loader._iterator = None  # persistent workers end with their epoch
-
-
 def train_epoch(run):
     """Train those batches of an epoch that are not trained yet."""
     history, epoch, done = run.history, run.history.epoch + 1, run.history.batch
-    total = history.batches_per_epoch
+    total, title = history.batches_per_epoch, f"Epoch: {epoch:03d}/{run.num_epochs:03d}"
     if done == total:
         return  # only its closing entry is missing
     if not run.model.training:
         run.model.train()
     seed_loader(run.train_loader, history.seed, epoch, use.ORDER)
     batches = fetch(run.train_loader, run.signals)
-    title = f"Epoch: {epoch:03d}/{run.num_epochs:03d}"
     # A plain bar on stdout, gone at the end: a notebook stores nothing of it.
     look = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
     with tqdm(desc=title, total=total, initial=done, **look) as bar:
@@ -205,17 +187,16 @@ def take_step(run, features, targets):
 
 def close_epoch(run):
     """Compute the accuracies of an epoch whose batches are all trained, enter them, and save."""
-    history = run.history
+    history, scheduler = run.history, run.scheduler
     read_losses(run)
     train_acc = accuracy(run, run.train_loader, use.TRAIN_ACCURACY)
     valid_acc = accuracy(run, run.valid_loader, use.VALID_ACCURACY)
     history.train_acc.append(train_acc)
     history.valid_acc.append(valid_acc)
-    if isinstance(run.scheduler, ReduceLROnPlateau):
-        by_accuracy = run.scheduler_on == "valid_acc"
-        run.scheduler.step(valid_acc if by_accuracy else history.minibatch_loss[-1])
-    elif run.scheduler is not None and run.scheduler_every == "epoch":
-        run.scheduler.step()
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(valid_acc if run.scheduler_on == "valid_acc" else history.minibatch_loss[-1])
+    elif scheduler is not None and run.scheduler_every == "epoch":
+        scheduler.step()
     save(run)
     title = f"Epoch: {history.epoch:03d}/{run.num_epochs:03d}"
     print(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
@@ -272,19 +253,17 @@ def stop(run):
 def give_up(run, error):
     """Put a run that failed back to its last checkpoint, if it has one, and say what it is now."""
     if not run.changed or isinstance(error, CheckpointError):
-        return None  # nothing was trained since the last save, or only saving has failed
-    history, path = run.history, run.checkpoint_path
-    failed = f"{type(error).__name__} in {position(run)}:"
-    run.unread = []
-    own = history.seed, history.minibatch_loss[: run.saved]
+        return  # nothing was trained since the last save, or only saving has failed
+    history, path, failed = run.history, run.checkpoint_path, f"{type(error).__name__} in "
+    failed += f"{position(run)}:"
+    result = "make model, optimizer, scheduler and history anew, or load them."
+    run.unread, own = [], (history.seed, history.minibatch_loss[: run.saved])
     try:
         saved = read_checkpoint(path)["history"] if path and run.saved else None
         if saved and (saved["seed"], saved["minibatch_loss"]) == own:  # not that of another run
             loaded = load_checkpoint(path, run.model, run.optimizer, run.scheduler)
             vars(history).update(vars(loaded))
-            message = f"{failed} the run is as in {path}. Mend the cause, and continue."
-            return print(message, flush=True)
+            result = f"the run is as in {path}. Mend the cause, and continue."
     except CheckpointError as reason:
-        failed += f" {reason}"
-    message = f"{failed} make model, optimizer, scheduler and history anew, or load them."
-    return print(message, flush=True)
+        result = f"{reason} Then {result}"
+    print(failed, result, flush=True)
