@@ -24,7 +24,13 @@ def cut(run, batch, path):
     return run
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+FEW = ("shuffled", "two workers")  # the others are slow together
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in LOADERS],
+)
 def test_cut_after_any_batch_and_continued_in_fresh_objects(loader, tmp_path):
     whole = Run(loader).train().sha256()
     for batch in CUTS if loader == "shuffled" else CUTS[1::4]:

@@ -107,6 +107,7 @@ def test_the_second_start_does_not_parse_the_text_file_again(data_dir, monkeypat
     get_dataloaders_mnist(data_dir=data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, capsys, damage):
     cache = tmp_path / "mnist-5k.npy"
