@@ -1,16 +1,14 @@
 """How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course."""
 
 import contextlib
-from pathlib import Path
 
 import pytest
 
 from tools.arithmetic import is_reference, use_reference
-from tools.course import temporary_course
+from tools.course import ROOT, temporary_course
 
 use_reference()  # before anything imports PyTorch
 
-ROOT = Path(__file__).parent
 NOTEBOOKS = ROOT / "notebooks"
 COMPARISON = pytest.StashKey[str]()
 

@@ -179,7 +179,6 @@ def test_an_iterable_data_set_with_a_length_will_do():
 
 def test_workers_that_answer_out_of_order_are_refused():
     run = Run()
-    run.loaders[0] = DataLoader(Numbers(), 16)
     run.loaders[0] = LOADERS["two workers"]()
     run.loaders[0].in_order = False
     with pytest.raises(ValueError, match="in_order"):

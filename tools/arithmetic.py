@@ -7,11 +7,11 @@ differs.
 
 import hashlib
 import os
-from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools.course import ROOT
+
 NOTEBOOKS = ROOT / "notebooks"
 
 # Two threads, AVX2 and MKL's portable code path: what most x86-64 machines can do alike. Threads
