@@ -1,4 +1,8 @@
-"""The lecture's figures. Each function returns the Figure and its Axes."""
+"""The lecture's figures, and each in words.
+
+Each function returns the Figure and its Axes, and makes one sentence from the numbers that it
+plots; `show` shows the figure with its sentences.
+"""
 
 from pathlib import Path
 
@@ -11,6 +15,30 @@ from matplotlib.ticker import MaxNLocator
 from helper.evaluation import compute_logits
 
 plt.style.use(Path(__file__).with_name("projector.mplstyle"))
+
+
+def show(*sentences):
+    """Show the current figure, and print its sentences under it.
+
+    `sentences` are yours; they come after those of the functions that plotted. In a notebook they
+    are the alternative text of the image, too, for whoever can't see it.
+    """
+    figure = plt.gcf()
+    sentences = [*getattr(figure, "sentences", ()), *sentences]
+    if "inline" in plt.get_backend():
+        from IPython.display import display  # there is one in a notebook
+
+        display(figure, metadata={"image/png": {"alt": " ".join(sentences)}})
+    else:
+        plt.show()
+    plt.close(figure)
+    print(*sentences, sep="\n")
+
+
+def tell(axes, sentence):
+    """Keep a sentence with the figure that it tells."""
+    figure = axes.figure.figure  # of a subfigure, the whole one
+    figure.sentences = [*getattr(figure, "sentences", ()), sentence]
 
 
 def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
@@ -28,10 +56,13 @@ def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
     centers = epochs[window // 2 :][: len(averages)]
 
     figure, axes = plt.subplots()
-    axes.plot(epochs, losses, color="0.7", linewidth=1, label="Minibatch loss")
+    axes.plot(epochs, losses, color="0.5", linewidth=1, label="Minibatch loss")
     axes.plot(centers, averages, label=f"Average of {window} minibatches")
     axes.set(xlabel="Epoch", ylabel="Loss (cross-entropy)", xlim=0, ylim=0)
-    finish_curves(axes, resumed_at)
+    told = (
+        f"Loss from {losses[0]:.2f} in the first batch to {averages[-1]:.2f}, the average of the "
+    )
+    finish_curves(axes, told + f"last {window} of {len(losses):,} batches", resumed_at)
     return figure, axes
 
 
@@ -40,26 +71,32 @@ def plot_accuracy(history, resumed_at=None):
 
     `resumed_at` marks the epoch after which a run was continued.
     """
-    epochs = np.arange(1, history.epoch + 1)
+    if not history.train_acc:
+        raise ValueError("No epoch of this history is done: train first.")
+    epochs, train, valid = np.arange(1, history.epoch + 1), history.train_acc, history.valid_acc
 
     figure, axes = plt.subplots()
-    axes.plot(epochs, history.train_acc, marker="o", label="Training")
-    axes.plot(epochs, history.valid_acc, marker="s", linestyle="--", label="Validation")
+    axes.plot(epochs, train, marker="o", label="Training")
+    axes.plot(epochs, valid, marker="s", linestyle="--", label="Validation")
     axes.set(xlabel="Epoch", ylabel="Accuracy (%)")
-    finish_curves(axes, resumed_at)
+    told = f"Training accuracy from {train[0]:.1f}% to {train[-1]:.1f}%, validation accuracy from "
+    told += f"{valid[0]:.1f}% to {valid[-1]:.1f}%, over epochs 1 to {len(train)}"
+    finish_curves(axes, told, resumed_at)
     return figure, axes
 
 
-def finish_curves(axes, resumed_at):
-    """Add the mark where a run was resumed, whole epochs on the axis, and the legend."""
+def finish_curves(axes, told, resumed_at):
+    """Add the mark where a run was resumed, whole epochs on the axis, the legend, the sentence."""
     if resumed_at is not None:
         label = f"Resumed after epoch {resumed_at}"
         axes.axvline(resumed_at, color="black", linestyle=":", label=label)
+        told += f", {label.lower()}"
+    tell(axes, f"{told}.")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 
-def show_examples(model, data_loader, class_names=None, indices=None, figure=None):
+def show_examples(model, data_loader, class_names=None, indices=None, figure=None, title=None):
     """Show 15 images with predicted (P) and true (T) label; mistakes in bold and in a frame.
 
     `data_loader` yields images in [-1, 1], `[B, 1, H, W]` or `[B, 3, H, W]`; its first ones are
@@ -96,17 +133,31 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
         )
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(visible=not right, color="#D55E00", linewidth=6)
+    figure.suptitle(title)
+    mistakes = (logits.argmax(dim=1) != targets.cpu()).sum()
+    told = (
+        f"{len(targets)} images with predicted and true label; in a frame as mistakes: {mistakes}."
+    )
+    tell(axes.flat[0], introduced(title, told))
     return figure, axes
 
 
+def introduced(title, told):
+    """Return a sentence with the title of its part of the figure, if it has one."""
+    return f"{title}: {told}" if title else told
+
+
 def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=None):
-    """Draw a confusion matrix `[num_classes, num_classes]`, a row per true label, and print its
-    three worst confusions in words; `title` stands above the figure and before the words."""
+    """Draw a confusion matrix `[num_classes, num_classes]`, a row per true label.
+
+    Its sentence names the three most frequent mistakes. `title` stands above the figure.
+    """
     from sklearn.metrics import ConfusionMatrixDisplay  # slow to import, and only this needs it
 
     if axes is None:
         _, axes = plt.subplots(figsize=(8, 7))
-    display = ConfusionMatrixDisplay(np.asarray(confusion_matrix), display_labels=class_names)
+    matrix = np.asarray(confusion_matrix)
+    display = ConfusionMatrixDisplay(matrix, display_labels=class_names)
     # The square root of the counts makes a single mistake visible beside a full diagonal.
     display.plot(
         ax=axes,
@@ -120,23 +171,16 @@ def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=N
     axes.set(xlabel="Predicted label", ylabel="True label", title=title)
     axes.grid(False)
 
-    worst = worst_confusions(confusion_matrix, class_names)[:3]
-    print(f"{title + ': ' if title else ''}{', '.join(worst) or 'no mistakes'}")
+    told = f"{matrix.trace()} of {matrix.sum()} right; most frequent mistakes: "
+    told += ", ".join(worst_confusions(matrix, class_names)[:3]) or "none"
+    tell(axes, introduced(title, f"{told}."))
     return axes.figure, axes
 
 
 def worst_confusions(confusion_matrix, class_names=None):
-    """Put all mistakes into words, most frequent first: ["9 taken for 4: 7 times", ...]."""
-    confusion_matrix = np.asarray(confusion_matrix)
-    if class_names is None:
-        class_names = range(len(confusion_matrix))
-    mistakes = [
-        (count, class_names[true], class_names[predicted])
-        for (true, predicted), count in np.ndenumerate(confusion_matrix)
-        if true != predicted and count > 0
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    return [
-        f"{true} taken for {predicted}: {count} {'time' if count == 1 else 'times'}"
-        for count, true, predicted in mistakes
-    ]
+    """Put all mistakes into words, most frequent first, with their counts: ["9 taken for 4 (7)", ...]."""
+    matrix = np.array(confusion_matrix)
+    names = range(len(matrix)) if class_names is None else class_names
+    np.fill_diagonal(matrix, 0)
+    pairs = sorted(np.argwhere(matrix).tolist(), key=lambda pair: -matrix[*pair])
+    return [f"{names[t]} taken for {names[p]} ({matrix[t, p]})" for t, p in pairs]

@@ -15,6 +15,7 @@ from helper.plotting import (
     plot_accuracy,
     plot_confusion_matrix,
     plot_training_loss,
+    show,
     show_examples,
     worst_confusions,
 )
@@ -33,6 +34,10 @@ def close_figures():
     plt.close("all")
 
 
+def sentences_of(figure):
+    return figure.figure.sentences
+
+
 def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -45,10 +50,17 @@ def test_loss_runs_over_the_epochs_and_its_average_is_centred():
     np.testing.assert_allclose(averages.get_xdata(), [2 / 3, 1, 4 / 3, 5 / 3])
     np.testing.assert_allclose(averages.get_ydata(), [3, 7 / 3, 5 / 3, 4 / 3])
     assert legend_of(axes) == ["Minibatch loss", "Average of 3 minibatches"]
+    assert sentences_of(figure) == [
+        "Loss from 4.00 in the first batch to 1.33, the average of the last 3 of 6 batches."
+    ]
 
 
 def test_accuracy_shows_both_curves_apart_without_colour():
-    _, axes = plot_accuracy(HISTORY)
+    figure, axes = plot_accuracy(HISTORY)
+    assert sentences_of(figure) == [
+        "Training accuracy from 50.0% to 75.0%, validation accuracy from 40.0% to 60.0%, "
+        "over epochs 1 to 2."
+    ]
     train, valid = axes.lines
     assert train.get_xdata().tolist() == [1, 2]
     assert train.get_ydata().tolist() == [50, 75]
@@ -59,7 +71,8 @@ def test_accuracy_shows_both_curves_apart_without_colour():
 
 @pytest.mark.parametrize("plot", [plot_training_loss, plot_accuracy])
 def test_the_mark_where_a_run_was_resumed(plot):
-    _, axes = plot(HISTORY, resumed_at=1)
+    figure, axes = plot(HISTORY, resumed_at=1)
+    assert sentences_of(figure)[0].endswith(", resumed after epoch 1.")
     assert axes.lines[-1].get_xdata() == [1, 1]
     assert legend_of(axes)[-1] == "Resumed after epoch 1"
 
@@ -89,6 +102,8 @@ def test_examples_show_predicted_and_true_label_and_frame_the_mistakes():
         assert ax.spines["left"].get_visible() == (number % 3 != 1)
         assert (ax.title.get_fontweight() == "bold") == (number % 3 != 1)
     assert axes[0, 0].images[0].get_array()[0, 0] == 0  # -1 is black
+    words = "15 images with predicted and true label; in a frame as mistakes: 10."
+    assert sentences_of(figure) == [words]
 
 
 def test_fewer_examples_than_fifteen_leave_no_empty_boxes():
@@ -103,11 +118,13 @@ def test_chosen_examples(loaders):
     assert [ax.get_title()[-1] for ax in axes.flat[:2]] == ["3", "7"]
 
 
-def test_confusion_matrix_is_drawn_and_told_in_words(capsys):
+def test_confusion_matrix_is_drawn_and_told_in_words():
     matrix = np.array([[5, 1, 0], [0, 3, 0], [7, 2, 0]])
     figure, axes = plot_confusion_matrix(matrix, title="Now")
-    words = "Now: 2 taken for 0: 7 times, 2 taken for 1: 2 times, 0 taken for 1: 1 time\n"
-    assert capsys.readouterr().out == words
+    assert sentences_of(figure) == [
+        "Now: 8 of 18 right; most frequent mistakes: "
+        "2 taken for 0 (7), 2 taken for 1 (2), 0 taken for 1 (1)."
+    ]
     assert axes.get_xlabel() == "Predicted label"
     assert axes.get_ylabel() == "True label"
     shown = [text.get_text() for text in axes.texts if text.get_visible()]
@@ -115,10 +132,30 @@ def test_confusion_matrix_is_drawn_and_told_in_words(capsys):
     np.testing.assert_array_equal(axes.images[0].get_array(), matrix)
 
 
-def test_confusions_by_name_and_without_mistakes(capsys):
-    assert worst_confusions([[1, 2], [0, 1]], ["cat", "dog"]) == ["cat taken for dog: 2 times"]
-    plot_confusion_matrix(np.eye(3, dtype=int))
-    assert capsys.readouterr().out == "no mistakes\n"
+def test_confusions_by_name_and_without_mistakes():
+    assert worst_confusions([[1, 2], [0, 1]], ["cat", "dog"]) == ["cat taken for dog (2)"]
+    figure, _ = plot_confusion_matrix(np.eye(3, dtype=int))
+    assert sentences_of(figure) == ["3 of 3 right; most frequent mistakes: none."]
+
+
+def test_nothing_to_plot_is_said():
+    for plot in (plot_training_loss, plot_accuracy):
+        with pytest.raises(ValueError, match="train first"):
+            plot(History())
+
+
+def test_show_prints_the_sentences_of_all_parts_of_a_figure(capsys):
+    left, right = plt.figure().subfigures(1, 2)
+    show_examples(Constant(), [batch(3)], figure=left, title="Before")
+    show_examples(Constant(), [batch(2)], figure=right, title="After")
+    show("And one more.")
+    words = "images with predicted and true label; in a frame as mistakes:"
+    assert capsys.readouterr().out.splitlines() == [
+        f"Before: 3 {words} 2.",
+        f"After: 2 {words} 1.",
+        "And one more.",
+    ]
+    assert plt.get_fignums() == []  # shown once, and gone
 
 
 def test_type_is_large_and_lines_are_thick():
