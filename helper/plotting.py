@@ -178,7 +178,7 @@ def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=N
 
 
 def worst_confusions(confusion_matrix, class_names=None):
-    """Put all mistakes into words, most frequent first, with their counts: ["9 taken for 4 (7)", ...]."""
+    """Put all mistakes into words, most frequent first: ["9 taken for 4 (7)", ...]."""
     matrix = np.array(confusion_matrix)
     names = range(len(matrix)) if class_names is None else class_names
     np.fill_diagonal(matrix, 0)

@@ -87,9 +87,9 @@ def test_memory_holds_a_byte_per_pixel_and_no_floats(tmp_path):
     bench.write_mnist(tmp_path, images, targets, 59_000, 9_990)
     data, added, peak = bench.in_a_fresh_process(load_and_measure, str(tmp_path))
     assert data == 68_990 * (32 * 32 + 8)
-    # Floats would take four times the data, and a second copy twice. Without vector instructions,
-    # buffers of a thousand images as floats stay with the process.
-    assert added < 1.5 * data
+    # Floats would take four times the data, and a second copy twice. What malloc keeps of the
+    # buffers that it got back is up to it: 2 to 20% here, with one arithmetic or another.
+    assert added < 1.25 * data
     # While it is resized, every image is there in both sizes: 784 and 1,024 bytes.
     assert peak < 2 * data
 

@@ -1282,3 +1282,19 @@ def test_a_file_that_was_renamed_or_copied_is_the_same(run, new_run, path):
     new = new_run()
     load_checkpoint(path.with_name("größer 2 (copy).backup"), *new)
     assert sha256(new) == sha256(run)
+
+
+def test_nothing_that_was_loaded_is_still_in_the_file(tmp_path):
+    """While it is loaded, the file is mapped: what stays mapped would change with the file."""
+    path = tmp_path / "run.pt"
+    model, average = nn.Linear(300, 300), nn.Linear(300, 300)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 300)).sum().backward()
+    optimizer.step()
+    save_checkpoint(path, model, optimizer, None, History(), average=average)
+    load_checkpoint(path, model, optimizer, average=average)
+    parts = [model.state_dict(), optimizer.state_dict(), average.state_dict()]
+    before = compute_sha256(*parts)
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert compute_sha256(*parts) == before
