@@ -1,12 +1,16 @@
 """Small real data and a small model that several test files train."""
 
+import re
+import shutil
 import signal
 
+import nbformat
 import pytest
 import torch
 from torch import nn
 
 from helper.dataset import get_dataloaders_mnist
+from tools.course import copy_course
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +27,30 @@ def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     get_dataloaders_mnist(data_dir=folder)
     return folder
+
+
+@pytest.fixture
+def course(tmp_path, data_dir):
+    """The folder of the notebooks in a copy of the course, with the digits cached."""
+    copy_course(tmp_path)
+    shutil.copytree(data_dir, tmp_path / "data", dirs_exist_ok=True)
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def change_settings():
+    """Return a function that changes settings in a notebook."""
+
+    def change(path, **settings):
+        notebook = nbformat.read(path, as_version=4)
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        for name, value in settings.items():
+            line = f"{name} = {value!r}"
+            cell.source, changed = re.subn(f"(?m)^{name} = .*", line, cell.source)
+            assert changed == 1
+        nbformat.write(notebook, path)
+
+    return change
 
 
 @pytest.fixture(scope="session")

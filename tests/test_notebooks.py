@@ -53,8 +53,11 @@ def problems(notebook, lesson=True):
         if any(output.get("name") == "stderr" for output in outputs):
             found.append(f"something on stderr {where}")
         images = [output for output in outputs if "image/png" in output.get("data", {})]
-        if ("plt.show()" in cell.source) != bool(images):
-            found.append(f"plt.show() without an image or the other way round {where}")
+        if bool(re.search(r"^show\(", cell.source, re.M)) != bool(images):
+            found.append(f"show() without an image or the other way round {where}")
+        for output in images:
+            if not output.metadata.get("image/png", {}).get("alt"):
+                found.append(f"an image without alternative text {where}")
 
     if "widgets" in notebook.metadata or "application/vnd.jupyter" in nbformat.writes(notebook):
         found.append("the state of a widget")
@@ -117,6 +120,12 @@ def take_an_image_away(notebook):
         cell.outputs = [o for o in cell.outputs if "image/png" not in o.get("data", {})]
 
 
+def take_an_alternative_text_away(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            output.get("metadata", {}).pop("image/png", None)
+
+
 def print_to_stderr(notebook):
     output = nbformat.v4.new_output("stream", name="stderr", text="Warning")
     code_cells(notebook)[0].outputs.append(output)
@@ -151,7 +160,8 @@ def rename_a_setting(notebook):
         (clear_a_cell, "not run from top to bottom"),
         (swap_two_cells, "not run from top to bottom"),
         (edit_the_code, "was edited since it ran"),
-        (take_an_image_away, "plt.show"),
+        (take_an_image_away, "show() without an image"),
+        (take_an_alternative_text_away, "without alternative text"),
         (print_to_stderr, "stderr"),
         (raise_an_error, "an error"),
         (name_a_path, "a path of one machine"),

@@ -123,7 +123,8 @@ def readme_picture(notebook):
     """Return the PNG of the cell tagged `readme-picture`, or None."""
     for cell in notebook.cells:
         if "readme-picture" in cell.metadata.get("tags", []):
-            return base64.b64decode(cell.outputs[0].data["image/png"])
+            (image,) = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+            return base64.b64decode(image.data["image/png"])
     return None
 
 

@@ -1,0 +1,166 @@
+"""A ✓ can turn into a ✗: what each one checks is broken on purpose."""
+
+import nbformat
+import pytest
+
+from tests.ticks import Break, cells_with_a_tick, run_and_break
+from tools.course import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+BREAKS = {
+    "2-lenet5-load-and-continue": [
+        Break(
+            "load_checkpoint loads nothing",
+            "true_load = load_checkpoint\n"
+            "def load_checkpoint(path, *parts):\n"
+            "    return true_load(path, *new_run(seed=1))",
+            ["load-checkpoint", "check-checkpoint"],
+            "✗✗",
+            "load_checkpoint = true_load",
+        ),
+        *(
+            Break(
+                f"load_checkpoint leaves out the {name}",
+                "def load_checkpoint(path, *parts):\n"
+                "    history = true_load(path, *parts)\n"
+                f"    {forget}\n"
+                "    return history",
+                ["load-checkpoint", "check-checkpoint"],
+                "✗✓",
+                "load_checkpoint = true_load",
+            )
+            for name, forget in [
+                ("optimizer", "parts[1].state.clear()"),
+                ("scheduler", "parts[2].best = parts[2].mode_worse"),
+            ]
+        ),
+        Break(
+            "an accuracy differs",
+            "history.valid_acc[0] += 1",
+            ["proof"],
+            "✗✓",
+            "history.valid_acc[:] = uninterrupted.valid_acc",
+        ),
+        Break(
+            "a weight differs",
+            "model.classifier[4].bias.data[0] += 1",
+            ["proof"],
+            "✓✗",
+            "model.load_state_dict(model_2.state_dict())",
+        ),
+        Break(
+            "a momentum differs",
+            "next(iter(optimizer.state.values()))['momentum_buffer'][0] += 1",
+            ["proof"],
+            "✓✗",
+            "optimizer.load_state_dict(copy.deepcopy(optimizer_2.state_dict()))",
+        ),
+        Break(
+            "the scheduler differs",
+            "scheduler.num_bad_epochs += 1",
+            ["proof"],
+            "✓✗",
+            "scheduler.num_bad_epochs -= 1",
+        ),
+    ],
+    "3-resume-lab": [
+        Break(
+            "the order of an epoch comes from the global generator",
+            "import helper.train\n"
+            "seed_loader = helper.train.seed_loader\n"
+            "helper.train.seed_loader = helper.train.seed_batch = lambda *_: None",
+            ["looking-train"],
+            "✗",
+            "helper.train.seed_loader, helper.train.seed_batch = seed_loader, seed_batch",
+        ),
+        Break(
+            "the momentum is lost when the program begins again",
+            "whole = program\n"
+            "program = program.replace('steps, last', 'optimizer.state.clear()\\nsteps, last')",
+            ["killed", "started-again", "result"],
+            "✗",
+            "program = whole",
+        ),
+    ],
+    "4-alexnet-train-and-save": [
+        Break(
+            "the disk is nearly full",
+            "import types\n"
+            "true_usage = shutil.disk_usage\n"
+            "shutil.disk_usage = lambda _: types.SimpleNamespace(free=1e6)",
+            ["disk"],
+            "✗",
+            "shutil.disk_usage = true_usage",
+        ),
+    ],
+    "5-alexnet-load-and-continue": [
+        Break(
+            "the model is loaded in the usual way",
+            "true_load = load\ndef load(**settings):\n    return true_load()",
+            ["measure"],
+            "✗",
+            "load = true_load",
+        ),
+        Break(
+            "a loss differs",
+            "continued.minibatch_loss[-1] += 1",
+            ["proof"],
+            "✗✓",
+            "continued.minibatch_loss[:] = uninterrupted.minibatch_loss",
+        ),
+        Break(
+            "a state of Adam differs",
+            "state = optimizer_1.state[model_1.classifier[6].bias]['exp_avg']\n"
+            "kept = state.clone()\n"
+            "state[0] += 1",
+            ["proof"],
+            "✓✗",
+            "state.copy_(kept)",
+        ),
+        Break(
+            "a layer beside the last one learns, too",
+            "bias = odd_or_even.classifier[4].bias.requires_grad_()\n"
+            "last_optimizer.add_param_group({'params': [bias]})",
+            ["feature-extraction"],
+            "✗",
+            "last_optimizer.param_groups.pop()",
+        ),
+    ],
+}
+FEW = """
+for loader in {loaders}:
+    loader.dataset.images = loader.dataset.images[:{number}]
+    loader.dataset.targets = loader.dataset.targets[:{number}]
+"""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_with_a_tick_is_broken(path):
+    broken = {each.cells[-1] for each in BREAKS.get(path.stem, ())}
+    assert broken == set(cells_with_a_tick(nbformat.read(path, as_version=4)))
+
+
+def noticed(course, name, **how):
+    breaks = BREAKS.get(name, [])
+    assert run_and_break(course / f"{name}.ipynb", breaks, **how) == breaks
+
+
+@pytest.mark.slow
+def test_the_ticks_of_lenet5(course, change_settings):
+    change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
+    change_settings(course / "2-lenet5-load-and-continue.ipynb", NUM_EPOCHS=2)
+    change_settings(course / "3-resume-lab.ipynb", SAVED_AT=1)
+    noticed(course, "1-lenet5-train-and-save")
+    noticed(course, "2-lenet5-load-and-continue")
+    lab = {"program": "program = program.replace('train_model(model, 5', 'train_model(model, 3')"}
+    skip = {"reference", "variants", "worth-table", "seeds", "three-files-train", "overwrite"}
+    noticed(course, "3-resume-lab", patches=lab, skip=skip)
+
+
+@pytest.mark.slow
+def test_the_ticks_of_alexnet(course):
+    few = {"data": FEW.format(loaders="loaders", number=64)}
+    skip = {"one-step", "layers", "half", "result"}
+    noticed(course, "4-alexnet-train-and-save", patches=few, skip=skip)
+    noticed(course, "5-alexnet-load-and-continue", patches=few)
