@@ -36,7 +36,7 @@ def sizes(out, notebook, cell):
 
 def worth(out):
     """Return the first step that differs of each continuation in the lab, None where none does."""
-    rows = re.findall(r"^(\D+?) +(none|\d+) ", out[3, "worth-table"], re.M)
+    rows = re.findall(r"^([a-z ]+?) +(none|\d+) ", out[3, "worth-table"], re.M)
     return {name: None if step == "none" else int(step) for name, step in rows}
 
 
