@@ -182,7 +182,7 @@ def check_keep_if_better(call, folder):
             after = f"after {' and '.join(f'{a:g}%' for a in accuracies[:epoch])}"
             pair = isinstance(best, (tuple, list)) and len(best) == 2
             need(pair, f"{after}, return a pair: the new one or the old one, but always one.")
-            need(is_state(best[1]), "the second of the pair should be a state of the model.")
+            need(is_state(best[1]), f"{after}, the second of the pair is no state of the model.")
             for name in now:
                 need(name in best[1], f"the state lacks {name}, which model.state_dict() has.")
             need(equal(copy_of(model), now), "your function changes the model.")

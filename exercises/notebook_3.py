@@ -76,17 +76,17 @@ def check_is_intact(call, folder):
         content[bit // 8] ^= 1 << bit % 8
         return content
 
-    in_weight = 8 * (whole.index(weight.numpy().tobytes()) + 600)
-    intact = ask(whole, "a whole file")
+    half, in_weight = whole[: len(whole) // 2], 8 * (whole.index(weight.numpy().tobytes()) + 600)
+    need(ask(whole, "a whole file"), "a whole file was called damaged.")
     flipped = ask(with_flip(in_weight), "a flipped bit")
-    half = ask(whole[: len(whole) // 2], "half a file")
-    need(intact or not half, "it is the other way round: True is for a whole file.")
-    need(intact, "a whole file was called damaged.")
-    need(not flipped or half, "half a file was found, but no CRC sum compared.")
+    need(not flipped or ask(half, "half a file"), "half a file is found, but no CRC sum compared.")
     need(not flipped, "a file with a flipped bit was called intact.")
-    need(not half, "half a file was called intact.")
-    need(not ask(whole[:-5], "a file that lacks its last bytes"), "a cut end was not found.")
-    need(not ask(b"", "an empty file"), "an empty file was called intact.")
+    for name, content in [
+        ("half a file", half),
+        ("a file without its last bytes", whole[:-5]),
+        ("an empty file", b""),
+    ]:
+        need(not ask(content, name), f"{name} was called intact.")
     for bit in range(0, 8 * len(whole), 41):
         if ask(with_flip(bit), f"a flipped bit in byte {bit // 8} of {len(whole)}"):
             damage = find_damage(path)  # some bits matter to nobody: those of a date, for example

@@ -119,7 +119,10 @@ def check_save_newest(call, folder):
             call(state, run, epoch, keep, when=f"for epoch {epoch}, ")
             after = f"after epochs {' and '.join(map(str, epochs[:number]))} with keep={keep},"
             path = os.path.join(run, f"epoch-{epoch}.pt")
-            need(os.path.isfile(path), f"{after} there is no file epoch-{epoch}.pt.")
+            need(
+                os.path.isfile(path),
+                f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?",
+            )
             saved = read(path)
             right = is_state(saved) and equal(saved, state)
             need(right, "the file is not what torch.save makes of the state.")
