@@ -46,6 +46,7 @@ def check_checkpoint_bytes(call, folder):
     ]:
         model = Net().to(dtype)
         model.features.requires_grad_(not frozen)
+        model.register_buffer("cache", torch.zeros(5), persistent=False)
         before = copy_of(model)
         answer = call(model, copies, when=f"for {name}, ")
         need_number(answer)
@@ -59,6 +60,8 @@ def check_checkpoint_bytes(call, folder):
             doubled = copies and answer == in_state * (1 + copies)
             need(not doubled, "an optimizer keeps something for parameters, and not for buffers.")
             need(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
+            in_cache = answer == in_state + kept + model.cache.nbytes
+            need(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
             raise Hint(f"for {name}, it is {in_state + kept} bytes, not {answer!s:.12}.")
     with torch.device("meta"):
         huge = nn.Linear(100_000, 1_000_000)  # shapes and types, and no memory
@@ -108,36 +111,35 @@ def check_to_half(call, folder):
 @exercise
 def check_save_newest(call, folder):
     """Save epochs with gaps among other files, whose times of writing are no guide."""
-    others = ["best.pt", "epoch-1.txt", "old-epoch-2.pt"]
-    for epochs, keep in [([1, 2, 3, 4], 3), ([8, 9, 10, 12, 99, 100], 2), ([5, 6], 1)]:
-        run = os.path.join(folder, f"keep-{keep}")
-        os.mkdir(run)
-        for name in others:
-            open(os.path.join(run, name), "w").close()
-        for number, epoch in enumerate(epochs, start=1):
+    others, saved = ["best.pt", "epoch-1.txt", "old-epoch-2.pt"], []
+    for name in others:
+        open(os.path.join(folder, name), "w").close()
+    for keep, epochs in {3: [1, 2, 3, 4], 2: [8, 9, 10, 12, 99, 100], 1: [101]}.items():
+        for epoch in epochs:
+            saved.append(epoch)
             state = {"epoch": torch.tensor(epoch)}
-            call(state, run, epoch, keep, when=f"for epoch {epoch}, ")
-            after = f"after epochs {' and '.join(map(str, epochs[:number]))} with keep={keep},"
-            path = os.path.join(run, f"epoch-{epoch}.pt")
-            need(
-                os.path.isfile(path),
-                f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?",
-            )
-            saved = read(path)
-            right = is_state(saved) and equal(saved, state)
+            call(state, folder, epoch, keep, when=f"for epoch {epoch}, ")
+            after = f"after epochs {', '.join(map(str, saved))} with keep={keep},"
+            path = os.path.join(folder, f"epoch-{epoch}.pt")
+            own = f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?"
+            need(os.path.isfile(path), own)
+            content = read(path)
+            right = is_state(content) and equal(content, state)
             need(right, "the file is not what torch.save makes of the state.")
-            there = set(os.listdir(run))
+            there = set(os.listdir(folder))
             for name in others:
                 need(name in there, f"{name} is no checkpoint of an epoch, and it is gone.")
-            for kept in epochs[:number][-keep:]:
+            for kept in saved[-keep:]:
                 need(f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there.")
                 there.remove(f"epoch-{kept}.pt")
             for name in sorted(there - set(others)):
                 raise Hint(f"{after} {name} should be gone.")
             os.utime(path, (1e9 - epoch, 1e9 - epoch))  # as after copying from another machine
 
-    before = set(os.listdir(run))
-    told = refuses(call, {"broken": Unpicklable()}, run, 7, 1)
-    need(before <= set(os.listdir(run)), "a save broke off, and the checkpoint before it is gone.")
+    before = set(os.listdir(folder))
+    told = refuses(call, {"broken": Unpicklable()}, folder, 102, 1)
+    need(
+        before <= set(os.listdir(folder)), "a save broke off, and the checkpoint before it is gone."
+    )
     need(told, "a save broke off, and your function kept the error to itself.")
     return "the newest are kept by their numbers, and none is deleted before the new one is saved"

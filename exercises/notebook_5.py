@@ -29,7 +29,14 @@ def check_load_lean(call, folder):
     for kind, convert in [("float32", lambda t: t), ("float16", torch.Tensor.half)]:
         saved = {n: convert(t) if t.is_floating_point() else t for n, t in state.items()}
         torch.save(saved, path)
-        model = call(path, make_model, when=f"for a file in {kind}, ")
+        try:
+            model = call(path, make_model, when=f"for a file in {kind}, ")
+        finally:
+            if on_meta := torch.empty(0).is_meta:
+                torch.set_default_device(None)
+        need(
+            not on_meta, "from now on, all is made on meta: `with torch.device` would have an end."
+        )
         need(model is not None, "your function returns nothing: return the model.")
         found = type(model).__name__
         need(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import exercises
+from helper.atomic import write_atomically
 from helper.reproducibility import compute_sha256
 from tests.test_notebooks import problems
 from tools.make_exercises import (
@@ -75,6 +76,7 @@ def ask(capsys, tmp_path, monkeypatch):
         assert len(printed.out) < 260
         assert torch.equal(torch.get_rng_state(), before[0])
         assert torch.is_grad_enabled() == before[1]
+        assert torch.empty(0).device.type == "cpu"
         assert Path.cwd() == tmp_path
         assert tempfile.tempdir == str(tmp_path / "tmp")
         assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["tmp"]
@@ -380,6 +382,12 @@ def never_reads_but_copies(trained, fresh, path):
 def a_path_of_its_own(trained, fresh, path):
     torch.save(trained.classifier.state_dict(), "classifier.pt")
     fresh.classifier.load_state_dict(load("classifier.pt"))
+
+
+def reads_another_file(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    torch.save(trained.classifier.state_dict(), "copy.pt")
+    fresh.classifier.load_state_dict(load("copy.pt"))
 
 
 def loads_weights_only(trained, fresh, path):
@@ -929,6 +937,21 @@ def moved_from_elsewhere(state, path):
         shutil.move(os.path.join(folder, "new.pt"), path)
 
 
+def deleted_when_it_fails(state, path):
+    try:
+        SOLVED["save_atomically"](state, path)
+    except Exception:
+        os.remove(path)
+        raise
+
+
+def first_one_in_place(state, path):
+    if os.path.exists(path):
+        SOLVED["save_atomically"](state, path)
+    else:
+        torch.save(state, path)
+
+
 def deleted_at_once(state, path):
     if os.path.exists(path):
         os.remove(path)
@@ -986,10 +1009,23 @@ def four_bytes_for_all(model, copies):
     return 4 * (sum(t.numel() for t in model.state_dict().values()) + copies * sum(trained))
 
 
+def all_buffers(model, copies):
+    """Has those that are not saved, too."""
+    total = 0
+    for tensor in [*model.parameters(), *model.buffers()]:
+        size = tensor.numel() * tensor.element_size()
+        total += size * (1 + copies) if tensor.requires_grad else size
+    return total
+
+
 def saved_to_memory(model, copies):
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     return file.tell() * (1 + copies)
+
+
+def in_single_precision(model, copies):
+    return torch.tensor(float(SOLVED["checkpoint_bytes"](model, copies))).item()
 
 
 def copied_to_measure(model, copies):
@@ -1037,6 +1073,13 @@ def only_float32(state):
 
 def in_bfloat16(state):
     return {n: t.bfloat16() if t.is_floating_point() else t for n, t in state.items()}
+
+
+def rounded_twice(state):
+    return {
+        name: state[name].bfloat16().half() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in SOLVED["to_half"](state).items()
+    }
 
 
 def rounded_only(state):
@@ -1093,6 +1136,13 @@ def without_gaps_or_an_error(state, folder, epoch, keep):
     delete(folder, [epoch - keep])
 
 
+def one_at_a_time(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = sorted(epochs_in(folder))
+    if len(epochs) > keep:
+        delete(folder, epochs[:1])
+
+
 def counted_from_the_end(state, folder, epoch, keep):
     keeps_all(state, folder, epoch, keep)
     epochs = sorted(epochs_in(folder))
@@ -1119,6 +1169,10 @@ def every_pt_file(state, folder, epoch, keep):
 
 def another_file_name(state, folder, epoch, keep):
     torch.save(state, os.path.join(folder, f"epoch-{epoch:03d}.pt"))
+
+
+def with_its_epoch(state, folder, epoch, keep):
+    SOLVED["save_newest"]({"epoch": epoch, "state": state}, folder, epoch, keep)
 
 
 def error_of_saving_kept(state, folder, epoch, keep):
@@ -1171,6 +1225,15 @@ def types_of_a_second_model(path, make_model):
     return model
 
 
+def by_the_default_device(path, make_model):
+    torch.set_default_device("meta")
+    model = make_model()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: state[name].to(t.dtype) for name, t in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
 def empty_memory(path, make_model):
     return on_meta(path, make_model).to_empty(device="cpu")
 
@@ -1183,6 +1246,10 @@ def lean_but_not_strict(path, make_model):
 
 def loaded_and_not_returned(path, make_model):
     SOLVED["load_lean"](path, make_model)
+
+
+def in_a_model_around_it(path, make_model):
+    return torch.nn.Sequential(SOLVED["load_lean"](path, make_model))
 
 
 def no_parameters(path, make_model):
@@ -1308,6 +1375,7 @@ WRONG = {
         never_reads: "got the trained one's tensors without reading it",
         never_reads_but_copies: "got the trained one's tensors without reading it",
         a_path_of_its_own: "there is no file at the path that your function was given",
+        reads_another_file: "the fresh model's classifier is not what is in it",
         loads_weights_only: "the fresh model's classifier is not what is in it",
         moves_the_other_way: "your function changes the trained model",
     },
@@ -1417,6 +1485,8 @@ WRONG = {
         copied: "written in place: a kill in the middle leaves half a file",
         in_another_folder: "the temporary file is in another folder",
         deleted_first: "for a moment there is no checkpoint",
+        deleted_when_it_fails: "a save broke off, and the checkpoint before it is gone",
+        first_one_in_place: "the very first save broke off, and it left half a file",
         deleted_at_once: "for a moment there is no checkpoint",
         backed_up: "for a moment there is no checkpoint",
         temporary_left_after_an_error: "a save broke off, and its temporary file is left behind",
@@ -1428,9 +1498,11 @@ WRONG = {
     "checkpoint_bytes": {
         parameters_times: "the buffers are missing",
         state_times: "an optimizer keeps something for parameters, and not for buffers",
+        all_buffers: "a buffer with persistent=False is not in model.state_dict()",
         frozen_ones_too: "it keeps nothing for frozen parameters",
         four_bytes_for_all: "for SGD without momentum, it is 196 bytes, not 192",
         saved_to_memory: "for SGD without momentum, it is 196 bytes",
+        in_single_precision: "for a model of 400 GB, it is 1200012000000 bytes, not 1200012001280",
         copied_to_measure: "for a model of 400 GB, your function raises ",
         frozen_thrown_out: "your function changes the model",
     },
@@ -1442,22 +1514,25 @@ WRONG = {
         clamped: "too_large does not fit into float16: keep it as it is",
         only_float32: "double has numbers that fit into float16, but it is torch.float64",
         in_bfloat16: "weight has numbers that fit into float16, but it is torch.bfloat16",
+        rounded_twice: "weight has not the numbers that half() makes of it",
         rounded_only: "weight has numbers that fit into float16, but it is torch.float32",
         halved_in_place: "your function changes the tensors it was given",
         what_fits: "the names of the answer are not those of the state",
     },
     "save_newest": {
-        keeps_all: "after epochs 1 and 2 and 3 and 4 with keep=3, epoch-1.pt should be gone",
-        by_the_alphabet: "after epochs 8 and 9 and 10 with keep=2, there is no epoch-10.pt",
+        keeps_all: "after epochs 1, 2, 3, 4 with keep=3, epoch-1.pt should be gone",
+        by_the_alphabet: "after epochs 1, 2, 3, 4, 8, 9, 10 with keep=2, there is no epoch-10.pt",
         by_the_time: "should still be there",
         one_too_many: "with keep=3, epoch-1.pt should be gone",
-        without_gaps: "with keep=2, epoch-10.pt should still be there",
+        without_gaps: "after epochs 1, 2, 3, 4, 8 with keep=2, epoch-2.pt should be gone",
+        one_at_a_time: "after epochs 1, 2, 3, 4, 8 with keep=2, epoch-3.pt should be gone",
         without_gaps_or_an_error: "for epoch 1, your function raises FileNotFoundError",
-        counted_from_the_end: "after epochs 1 and 2 with keep=3, epoch-1.pt should still be there",
+        counted_from_the_end: "after epochs 1, 2 with keep=3, epoch-1.pt should still be there",
         deleted_before: "a save broke off, and the checkpoint before it is gone",
         everything_else: "best.pt is no checkpoint of an epoch, and it is gone",
         every_pt_file: "for epoch 1, your function raises ValueError: invalid literal for int()",
         another_file_name: "there is no epoch-1.pt",
+        with_its_epoch: "the file is not what torch.save makes of the state",
         error_of_saving_kept: "your function kept the error to itself",
     },
     "load_lean": {
@@ -1468,9 +1543,11 @@ WRONG = {
         types_of_the_file: "0.weight is torch.float16, but make_model makes it torch.float32",
         all_in_float32: "2.weight is torch.float32, but make_model makes it torch.float64",
         state_in_float32: "1.num_batches_tracked is torch.float32, but",
+        by_the_default_device: "from now on, all is made on meta",
         empty_memory: "does not hold the numbers of the file",
         lean_but_not_strict: "a file without 0.bias is loaded, and no error says so",
         loaded_and_not_returned: "your function returns nothing: return the model",
+        in_a_model_around_it: "the model is not one of make_model",
         no_parameters: "the model has lost parameters",
     },
     "take_over": {
@@ -1500,6 +1577,7 @@ WRONG = {
     [(name, *pair) for name, wrong in WRONG.items() for pair in wrong.items()],
     ids=lambda value: getattr(value, "__name__", ""),
 )
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 def test_a_wrong_answer_gets_its_hint(ask, name, answer, hint):
     line = ask(name, answer)
     assert line.startswith("✗ ")
@@ -1713,6 +1791,10 @@ def in_memory_first(state, path):
     os.rename(path + ".tmp", path)
 
 
+def with_the_helper(state, path):
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
 def in_a_process(state, path):
     try:
         torch.save(state, path + ".tmp")
@@ -1724,7 +1806,7 @@ def in_a_process(state, path):
 
 def with_element_sizes(model, copies):
     total = 0
-    for tensor in [*model.parameters(), *model.buffers()]:
+    for tensor in model.state_dict(keep_vars=True).values():
         size = tensor.numel() * tensor.element_size()
         total += size * (1 + copies) if tensor.requires_grad else size
     return total
@@ -1815,6 +1897,7 @@ RIGHT = {
         with_a_temporary_folder_and_move,
         in_memory_first,
         in_a_process,
+        with_the_helper,
     ],
     "checkpoint_bytes": [with_element_sizes],
     "to_half": [by_the_largest, by_what_stays_finite],
@@ -1830,7 +1913,7 @@ RIGHT = {
     [(name, answer) for name, right in RIGHT.items() for answer in right],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that an answer leaves open
 def test_another_right_answer_is_right(ask, name, answer):
     assert ask(name, answer).startswith("✓ ")
 
