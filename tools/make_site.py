@@ -133,7 +133,6 @@ def to_html(notebook, page=None):
     exporter = HTMLExporter(
         template_name=TEMPLATE.name,
         extra_template_basedirs=[str(TEMPLATE.parent)],
-        exclude_anchor_links=True,
     )
     return exporter.from_notebook_node(notebook, {"page": page})[0]
 
@@ -155,6 +154,8 @@ def sections(notebook, slides):
 def write_page(site, source, page, html, sources):
     """Finish a page for readers without a network, without eyes or without a mouse; write it."""
     soup = BeautifulSoup(html, "html.parser")
+    for mark in soup.select("a.anchor-link"):
+        mark.decompose()  # a link to each heading beside it says nothing
     for cell in soup.find_all("th"):
         cell["scope"] = "row" if cell.find_parent("tr").find("td") else "col"
     for table in soup.find_all("table"):
@@ -164,7 +165,8 @@ def write_page(site, source, page, html, sources):
     for image in soup.select("img[src]"):
         if not image["src"].startswith("data:"):
             image["src"] = take_along(resolve(image["src"], source), page, sources, site)
-    list_sections(soup)
+    if not page.startswith("slides/"):
+        list_sections(soup)
     path = Path(site) / page
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(str(soup), encoding="utf-8")
@@ -211,7 +213,7 @@ def take_along(target, page, sources, site):
 
 def list_sections(soup):
     """Put a list of the sections under the title of a long page."""
-    headings = soup.select("main h2[id]:not(.slide h2)")
+    headings = soup.select("main h2[id]")
     if len(headings) < 4:
         return
     items = "".join(f'<li><a href="#{h["id"]}">{h.decode_contents()}</a></li>' for h in headings)
