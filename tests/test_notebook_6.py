@@ -27,8 +27,8 @@ RECIPE = "\n\n\n".join(CELLS[f"recipe-{name}"] for name in ("batches", "files", 
 # The recipe.
 
 
-def test_the_recipe_has_less_than_40_lines_of_pytorch():
-    assert len([line for line in RECIPE.splitlines() if line.strip()]) < 40
+def test_the_recipe_has_40_lines_of_pytorch():
+    assert len([line for line in RECIPE.splitlines() if line.strip()]) == 40
     imports = [
         n for n in ast.walk(ast.parse(RECIPE)) if isinstance(n, (ast.Import, ast.ImportFrom))
     ]
@@ -39,7 +39,9 @@ def test_the_recipe_has_less_than_40_lines_of_pytorch():
 # A run of another kind: other data, another model, noise from everywhere, other settings. It kills
 # itself when it does something for the so-and-so-many-th time.
 OTHER_RUN = """
+import builtins
 import hashlib
+import io
 import signal
 import sys
 from types import SimpleNamespace
@@ -62,6 +64,13 @@ def die_at(number):
             os.kill(os.getpid(), signal.SIGKILL)
 
     return call
+
+
+class DyingFile(io.FileIO):
+    def write(self, data):
+        written = super().write(data[: len(data) // 2])
+        kill()
+        return written + super().write(data[len(data) // 2 :])
 
 
 def patched(name, before, after):
@@ -113,6 +122,8 @@ if __name__ == "__main__":
     run = new_run()
     if where == "step":
         run.optimizer.register_step_post_hook(die_at(number))
+    if where == "in a write":
+        kill, builtins.open = die_at(number), DyingFile
     if where == "before fsync":
         patched("fsync", die_at(number), lambda: None)
     if where == "before replace":
@@ -161,8 +172,8 @@ def end_of_other_run(folder, workers, kills, recipe=RECIPE):
         (
             0,
             [
-                *(("step", 1), ("step", 6), ("before fsync", 1), ("before replace", 1)),
-                *(("after replace", 1), ("step", 9)),
+                *(("step", 1), ("step", 6), ("in a write", 9), ("before fsync", 1)),
+                *(("before replace", 1), ("after replace", 1), ("step", 9)),
             ],
         ),
         (2, [("step", 7), ("after replace", 1)]),
