@@ -321,13 +321,13 @@ CLAIMS = [
         5,
         "mapped-after-md",
         "A file that is replaced stays with those who use it",
-        lambda out: len(set(re.findall(r"\d\.\d", out[5, "mapped"]))) == 1,
+        lambda out: len(set(re.findall(r": +(\S+)", out[5, "mapped"]))) == 1,
     ),
     Claim(
         5,
         "mapped-after-md",
         "Overwritten in place, it changes under the model",
-        lambda out: len(set(re.findall(r"\d\.\d", out[5, "mapped-in-place"]))) == 2,
+        lambda out: len(set(re.findall(r": +(\S+)", out[5, "mapped-in-place"]))) == 2,
     ),
     Claim(
         5,

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import itertools
+import math
 import os
 import pickle
 import re
@@ -86,8 +87,8 @@ def ask(capsys, tmp_path, monkeypatch):
 
 
 def test_there_are_three_exercises_to_a_notebook():
-    assert [name[0] for name in LESSONS] == ["1", "2", "3", "4", "5"]
-    assert len(CHECKS) == 15
+    assert [name[0] for name in LESSONS] == ["1", "2", "3", "4", "5", "6"]
+    assert len(CHECKS) == 3 * len(LESSONS)
     for name in LESSONS:
         cells = read(SOLUTIONS / name).cells
         ids = [cell.id for cell in cells]
@@ -1346,6 +1347,141 @@ def replaces_the_layer(path, model, head):
     setattr(model, head.partition(".")[0], torch.nn.Linear(2, 2))
 
 
+def without_the_two(save_time, year, machines):
+    return (save_time * year / machines) ** 0.5
+
+
+def no_root(save_time, year, machines):
+    return 2 * save_time * year / machines
+
+
+def one_machine(save_time, year, machines):
+    return (2 * save_time * year) ** 0.5
+
+
+def machines_multiplied(save_time, year, machines):
+    return (2 * save_time * year * machines) ** 0.5
+
+
+def interval_as_text(save_time, year, machines):
+    return f"{SOLVED['save_interval'](save_time, year, machines)} hours"
+
+
+def a_tenth_more(save_time, year, machines):
+    return 1.1 * SOLVED["save_interval"](save_time, year, machines)
+
+
+def number_of(name):
+    return int(name[5:-3])
+
+
+def sorted_as_texts(names, best, last):
+    return sorted(name for name in names if name != best)[:-last]
+
+
+def best_counts_among_the_newest(names, best, last):
+    return [name for name in sorted(names, key=number_of)[:-last] if name != best]
+
+
+def best_forgotten(names, best, last):
+    return sorted(names, key=number_of)[:-last]
+
+
+def those_to_keep(names, best, last):
+    return [name for name in names if name not in SOLVED["files_to_delete"](names, best, last)]
+
+
+def the_newest_are_kept_only(names, best, last):
+    return sorted((name for name in names if name != best), key=number_of)[-last:]
+
+
+def sorts_the_list_it_was_given(names, best, last):
+    names.sort(key=number_of)
+    return SOLVED["files_to_delete"](names, best, last)
+
+
+def negative_slice(names, best, last):
+    return sorted((name for name in names if name != best), key=number_of)[: len(names) - 1 - last]
+
+
+def minus_zero(names, best, last):
+    return sorted((name for name in names if name != best), key=number_of)[:-last]
+
+
+def numbers_of_files(names, best, last):
+    return [number_of(name) for name in SOLVED["files_to_delete"](names, best, last)]
+
+
+def in_the_same_run(make_run, train, cut, end):
+    whole, run = make_run(), make_run()
+    train(whole, 0, end)
+    train(run, 0, cut)
+    run.load_state_dict(run.state_dict())
+    train(run, cut, end)
+    return same_states(whole, run)
+
+
+def same_states(one, other, equal=torch.equal):
+    one, other = one.state_dict(), other.state_dict()
+    return all(equal(one[name], other[name]) for name in one)
+
+
+def exact_but(load=True, equal=torch.equal):
+    def answer(make_run, train, cut, end):
+        whole, stopped, continued = make_run(), make_run(), make_run()
+        train(whole, 0, end)
+        train(stopped, 0, cut)
+        if load:
+            continued.load_state_dict(stopped.state_dict())
+        train(continued, cut, end)
+        return same_states(whole, continued, equal)
+
+    return answer
+
+
+def not_loaded(make_run, train, cut, end):
+    return exact_but(load=False)(make_run, train, cut, end)
+
+
+def nearly_equal(make_run, train, cut, end):
+    return exact_but(equal=torch.allclose)(make_run, train, cut, end)
+
+
+def compared_at_the_cut(make_run, train, cut, end):
+    whole, stopped, continued = make_run(), make_run(), make_run()
+    train(whole, 0, end)
+    train(stopped, 0, cut)
+    continued.load_state_dict(stopped.state_dict())
+    result = same_states(stopped, continued)
+    train(continued, cut, end)
+    return result
+
+
+def trained_to_the_cut_only(make_run, train, cut, end):
+    stopped, continued = make_run(), make_run()
+    train(stopped, 0, cut)
+    continued.load_state_dict(stopped.state_dict())
+    return same_states(stopped, continued)
+
+
+def begins_at_zero_again(make_run, train, cut, end):
+    whole, stopped, continued = make_run(), make_run(), make_run()
+    train(whole, 0, end)
+    train(stopped, 0, cut)
+    continued.load_state_dict(stopped.state_dict())
+    train(continued, 0, end - cut)
+    return same_states(whole, continued)
+
+
+def the_other_way(make_run, train, cut, end):
+    return not SOLVED["continues_exactly"](make_run, train, cut, end)
+
+
+def always_exact(make_run, train, cut, end):
+    SOLVED["continues_exactly"](make_run, train, cut, end)
+    return True
+
+
 WRONG = {
     "optimizer_bytes": {
         numbers_instead_of_bytes: "that is the number of elements",
@@ -1568,6 +1704,35 @@ WRONG = {
         says_it_only: "a network with another features.weight gets the layer",
         looks_at_names: "a network with another features.weight gets the layer",
         replaces_the_layer: "the layer is loaded, but the network is not the one that was saved",
+    },
+    "save_interval": {
+        without_the_two: "the two in the formula is missing",
+        no_root: "that is the square of the right answer",
+        one_machine: "that is right for one machine",
+        machines_multiplied: "too long: more machines fail more often",
+        interval_as_text: "the answer is of type str, not a number",
+        a_tenth_more: "it should be",
+    },
+    "files_to_delete": {
+        sorted_as_texts: "step-100.pt comes before step-20.pt: compare numbers",
+        best_counts_among_the_newest: "the best one was counted among the newest",
+        best_forgotten: "yours deletes the best one",
+        those_to_keep: "yours deletes the best one",
+        the_newest_are_kept_only: "those are the files to keep",
+        sorts_the_list_it_was_given: "your function changes the list of names",
+        negative_slice: "of fewer files than are kept, none is to be deleted",
+        minus_zero: "with last=0, all but the best are to be deleted",
+        numbers_of_files: "holds something else than names",
+    },
+    "continues_exactly": {
+        in_the_same_run: "the run was continued in itself",
+        not_loaded: "a run that continues exactly was called inexact",
+        nearly_equal: "a run that rounds what it loads was called exact",
+        compared_at_the_cut: "a run that doesn't save its momentum was called exact",
+        trained_to_the_cut_only: "no run was trained from step 0 to the end",
+        begins_at_zero_again: "no run was continued from the cut to the end",
+        the_other_way: "a run that continues exactly was called inexact",
+        always_exact: "a run that doesn't save its momentum was called exact",
     },
 }
 
@@ -1871,6 +2036,26 @@ def on_a_copy_of_the_state(path, model, head):
     model.load_state_dict({f"{head}.{n}": t for n, t in saved["last_layer"].items()}, strict=False)
 
 
+def with_math(save_time, year, machines):
+    return math.sqrt(2 * save_time * (year / machines))
+
+
+def a_set_of_names(names, best, last):
+    numbers = sorted((number_of(name) for name in names if name != best), reverse=True)
+    return {f"step-{number}.pt" for number in numbers[last:]}
+
+
+def through_the_file(make_run, train, cut, end):
+    run = make_run()
+    train(run, 0, cut)
+    torch.save(run.state_dict(), "cut.pt")
+    continued, whole = make_run(), make_run()
+    continued.load_state_dict(load("cut.pt"))
+    train(continued, cut, end)
+    train(whole, 0, end)
+    return same_states(continued, whole)
+
+
 RIGHT = {
     "optimizer_bytes": [with_a_list_of_what_waits, from_what_is_pickled],
     "move_classifier": [
@@ -1905,6 +2090,9 @@ RIGHT = {
     "load_lean": [filled_memory, types_noted_before],
     "take_over": [own_head_filled_in, compared_before],
     "load_head": [on_a_copy_of_the_state],
+    "save_interval": [with_math],
+    "files_to_delete": [a_set_of_names],
+    "continues_exactly": [through_the_file],
 }
 
 

@@ -8,6 +8,19 @@ from tools.course import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
+NO_SEEDS = "true_seed_all = seed_all\nseed_all = lambda *_: None"
+
+
+def forget(piece):
+    """Return lines with which the `load` of notebook 6 leaves out a piece."""
+    return (
+        "true_load = load\n"
+        "def load(path, run, device):\n"
+        "    pieces = {n: part for n, part in vars(run).items() if n != 'PIECE'}\n"
+        "    return true_load(path, SimpleNamespace(**pieces), device)"
+    ).replace("PIECE", piece)
+
+
 BREAKS = {
     "2-lenet5-load-and-continue": [
         Break(
@@ -127,6 +140,151 @@ BREAKS = {
             "last_optimizer.param_groups.pop()",
         ),
     ],
+    "6-your-own-run": [
+        Break("no seeds", NO_SEEDS, ["proof-stops"], "✗✗✗", "seed_all = true_seed_all"),
+        Break("no optimizer", forget("optimizer"), ["proof-stops"], "✓✗✗", "load = true_load"),
+        Break(
+            "a file isn't taken along",
+            "files.remove('atomic.py')",
+            ["along-run"],
+            "✗",
+            "files.append('atomic.py')",
+        ),
+        Break(
+            "the new schedule begins at its beginning",
+            "TrueCycle = OneCycleLR\n"
+            "def OneCycleLR(optimizer, last_epoch=-1, **how):\n"
+            "    return TrueCycle(optimizer, **how)",
+            ["horizon-rates"],
+            "✗",
+            "OneCycleLR = TrueCycle",
+        ),
+        Break(
+            "nothing is cut",
+            "true_cut = cut\n"
+            "def cut(take_step, new_run, at):\n"
+            "    return train_with(take_step, new_run())",
+            ["accumulate"],
+            "✗",
+            "cut = true_cut",
+        ),
+        Break("no optimizer", forget("optimizer"), ["accumulate"], "✗", "load = true_load"),
+        Break("no scheduler", forget("scheduler"), ["bfloat16"], "✗", "load = true_load"),
+        Break("no scaler", forget("scaler"), ["float16-cut"], "✗", "load = true_load"),
+        Break("no average", forget("averaged"), ["averaged-cut"], "✗", "load = true_load"),
+        Break("no seeds", NO_SEEDS, ["workers-cut"], "✗✗", "seed_all = true_seed_all"),
+        Break("no optimizer", forget("optimizer"), ["compile-cut"], "✗✓", "load = true_load"),
+        Break(
+            "a layer has a prefix",
+            "def compile(self, **how):\n"
+            "    self.hidden = torch.compile(self.hidden, **how)\n"
+            "DigitNet.compile = compile",
+            ["compile-cut"],
+            "✓✗",
+            "del DigitNet.compile",
+        ),
+        Break(
+            "dynamic is the default",
+            "true_programs = programs\n"
+            "def programs(sizes, dynamic):\n"
+            "    return true_programs(sizes, None)",
+            ["compile-sizes"],
+            "✗",
+            "programs = true_programs",
+        ),
+        Break(
+            "the program leaves a step out when it begins again",
+            "true_script = script.read_text()\n"
+            "line = 'load(path, run, DEVICE)'\n"
+            "_ = script.write_text(true_script.replace(line, line + ' + 1'))",
+            ["outer", "result"],
+            "✗",
+            "_ = script.write_text(true_script)",
+        ),
+        *(
+            Break(
+                f"failures come {factor} times as seldom as the formula thinks",
+                "true_rng = np.random.default_rng\n"
+                "np.random.default_rng = lambda seed: SimpleNamespace(\n"
+                f"    exponential=lambda f, size: true_rng(seed).exponential({factor} * f, size))",
+                ["simulate"],
+                "✗",
+                "np.random.default_rng = true_rng",
+            )
+            for factor in (0.5, 2)
+        ),
+        Break(
+            "three are kept",
+            "true_keep = keep\ndef keep(*run):\n    true_keep(*run, last=3)",
+            ["keep-try"],
+            "✗",
+            "keep = true_keep",
+        ),
+        Break(
+            "the best is always the last",
+            "def keep(folder, *run):\n"
+            "    true_keep(folder, *run)\n"
+            "    save_checkpoint(folder / 'best.pt', *run)",
+            ["keep-try"],
+            "✗",
+            "keep = true_keep",
+        ),
+        Break(
+            "something is deleted first",
+            "def keep(folder, *run):\n"
+            "    (folder / 'epoch-0005.pt').unlink(missing_ok=True)\n"
+            "    true_keep(folder, *run)",
+            ["keep-try", "full"],
+            "✗",
+            "keep = true_keep",
+        ),
+        *(
+            Break(
+                "nothing is loaded",
+                "DigitNet.load_state_dict = lambda *_: None",
+                [cell],
+                "✗",
+                "del DigitNet.load_state_dict",
+            )
+            for cell in ("over-state", "over-safe")
+        ),
+        Break(
+            "whatever is saved is accepted",
+            "true_save = save_file\nsave_file = lambda *_: None",
+            ["over-safe-not"],
+            "✗",
+            "save_file = true_save",
+        ),
+        Break(
+            "another model is handed over",
+            "true_model, model = model, DigitNet().eval()",
+            ["over-export"],
+            "✗",
+            "model = true_model",
+        ),
+        Break(
+            "the batch size is fixed",
+            "true_export = torch.export.export\n"
+            "torch.export.export = lambda *what, dynamic_shapes: true_export(*what)",
+            ["over-export", "over-export-receiver"],
+            "✗",
+            "torch.export.export = true_export",
+        ),
+        Break(
+            "the receiver gets other answers",
+            "true_answers, answers = answers, answers.flip(0)",
+            ["over-export-receiver"],
+            "✗",
+            "answers = true_answers",
+        ),
+        Break(
+            "another model is handed over",
+            "true_model, model = model, DigitNet().eval()",
+            ["over-pickle"],
+            "✗",
+            "model = true_model",
+        ),
+    ],
 }
 FEW = """
 for loader in {loaders}:
@@ -164,3 +322,8 @@ def test_the_ticks_of_alexnet(course):
     skip = {"one-step", "layers", "half", "result"}
     noticed(course, "4-alexnet-train-and-save", patches=few, skip=skip)
     noticed(course, "5-alexnet-load-and-continue", patches=few)
+
+
+@pytest.mark.slow
+def test_the_ticks_of_a_run_of_ones_own(course):
+    noticed(course, "6-your-own-run")
