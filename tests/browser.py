@@ -4,11 +4,13 @@ They are read by axe-core, which knows the rules of WCAG 2.1 AA, at several size
 and by keyboard. Not collected by `make test`: these tests need a browser.
 """
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+from tools.make_site import make_site
+from tools.slides import SLIDES
 
 NEEDS = """
 `make test-browser` needs Playwright, axe-core and Chromium:
@@ -16,15 +18,6 @@ NEEDS = """
     .venv/bin/python -m pip install -r requirements-browser.txt
     .venv/bin/playwright install chromium      (or, on Debian: sudo apt install chromium)
 """
-try:
-    from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import Error, sync_playwright
-except ImportError:
-    pytest.exit(NEEDS, returncode=1)
-
-from tools.make_site import make_site
-from tools.slides import SLIDES
-
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 LECTURE_HALL = {"width": 1280, "height": 720}
 # A whole laptop, one that is zoomed in to 200%, and the narrowest that WCAG asks for.
@@ -34,12 +27,15 @@ SIZES = [(1280, 720), (640, 360), (320, 640)]
 @pytest.fixture(scope="session")
 def browser():
     """Chromium: Debian's if it is there, otherwise the one that Playwright has installed."""
+    try:
+        import axe_playwright_python  # noqa: F401
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        pytest.exit(NEEDS, returncode=1)
     with sync_playwright() as playwright:
+        path = shutil.which("chromium")
         try:
-            chromium = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"),
-                args=["--no-sandbox", "--disable-gpu"] if os.name == "posix" else [],
-            )
+            chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except Error as error:
             pytest.exit(f"{NEEDS}\n{error.message}", returncode=1)
         yield chromium
@@ -70,12 +66,8 @@ def open_page(browser):
         page.problems = []
         page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith(("file:", "data:")) else page.problems.append(request.url)
-            ),
-        )
+        local = ("file:", "data:")
+        page.on("request", lambda r: r.url.startswith(local) or page.problems.append(r.url))
         page.on("requestfailed", lambda request: page.problems.append(request.url))
         page.goto(Path(path).as_uri())
         return page
@@ -87,6 +79,8 @@ def open_page(browser):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_axe_finds_no_violation(pages, open_page, size):
+    from axe_playwright_python.sync_playwright import Axe
+
     found = []
     for path in pages:
         page = open_page(path, *size)

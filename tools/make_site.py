@@ -10,6 +10,7 @@ import posixpath
 import re
 import shutil
 import sys
+from html import escape
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -142,12 +143,10 @@ def sections(notebook, slides):
     found = []
     for number, items in enumerate(slides, start=1):
         heading, cells = cells_of_slide(notebook, items)
+        heading = re.sub("`(.+?)`", r"<code>\1</code>", escape(heading))
         inside = re.sub(r'\bid="cell-id=[^"]*"', "", to_html(nbformat.v4.new_notebook(cells=cells)))
         level = "h1" if number == 1 else "h2"
-        found.append(
-            f'<section class="slide" aria-labelledby="slide-{number}">'
-            f'<{level} id="slide-{number}">{heading}</{level}>{inside}</section>'
-        )
+        found.append(f'<section class="slide"><{level}>{heading}</{level}>{inside}</section>')
     return "\n".join(found)
 
 
@@ -183,7 +182,7 @@ def lead(link, source, page, sources, site):
         if link.text.endswith(posixpath.basename(target)):
             link.string = title_of(sources[target])  # a page, no file any more
         return seen_from(page, page_of(target)) + hash_sign + fragment
-    if (ROOT / target).is_file():
+    if target in sources or (ROOT / target).is_file():
         return take_along(target, page, sources, site)
     if (ROOT / target).is_dir():
         return seen_from(page, page_of(INDEX)) + "#All-pages"
