@@ -1,4 +1,5 @@
-# make run · make test · make fast · make lab · make bench · make notebooks · make reset
+# make run · make test · make fast · make lab · make student · make claims · make bench ·
+# make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 #
 # LOCK names the releases to install: make LOCK= test takes the newest ones,
@@ -13,7 +14,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test fast lint lab bench notebooks reset
+.PHONY: run test fast lint lab student claims bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
@@ -30,6 +31,12 @@ lint: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
+
+student: $(READY)
+	@$(BIN)/python tools/student.py
+
+claims: $(READY)
+	@$(BIN)/python tools/claims.py
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py

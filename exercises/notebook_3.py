@@ -1,19 +1,29 @@
 """The checks of the exercises in notebook 3."""
 
 import contextlib
-import functools
 import os
-import sys
+import zipfile
+from unittest import mock
 
 import torch
 
-from exercises.check import Hint, equal, exercise, is_state, named_layers, need, read
+from exercises.check import (
+    Unpicklable,
+    copy_of,
+    equal,
+    exercise,
+    is_state,
+    named_layers,
+    need,
+    read,
+    refuses,
+)
 
 
 @exercise
 def check_strip_module(call, folder):
     """Try it on names that hold `module.` or its letters elsewhere, and without the prefix."""
-    own = named_layers("model", "submodule", "dense").state_dict()
+    own = copy_of(named_layers("model", "submodule", "dense", "module2"))
     wrapped = {f"module.{name}": tensor for name, tensor in own.items()}
     names = list(wrapped)
     result = call(wrapped)
@@ -25,92 +35,127 @@ def check_strip_module(call, folder):
     need(equal(result, own), f"the names, or the tensors, are not those of {', '.join(own)}.")
     again = call(own, when="for names without the prefix, ")
     need(is_state(again) and equal(again, own), "names without the prefix have changed, too.")
+    mixed = {name: tensor for name, tensor in wrapped.items() if "dense" in name}
+    mixed |= {name: tensor for name, tensor in own.items() if "dense" not in name}
+    again = call(mixed, when="for a dict in which some names have the prefix, ")
+    each = is_state(again) and equal(again, own)
+    need(each, "where some names have the prefix and others not, each has to be looked at.")
     return "the prefix is gone, submodule.weight is whole, and names without it stay"
+
+
+def find_damage(path):
+    """Return what is wrong with a file of torch.save, or None."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if record := archive.testzip():
+                return f"the CRC sum of {record} is wrong"
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        return f"opening it raises {type(error).__name__}"
+    return None
 
 
 @exercise
 def check_is_intact(call, folder):
-    """Damage a file in three ways."""
-    path = os.path.join(folder, "model.pt")
-    weight = torch.randn(1000)
-    torch.save({"weight": weight}, path)
+    """Cut a file, and flip one of its bits, every 41st of them, one after the other."""
+    path, weight = os.path.join(folder, "model.pt"), torch.arange(300.0)
+    torch.save({"weight": weight, "epoch": 3}, path)
     with open(path, "rb") as file:
         whole = file.read()
-    flipped = bytearray(whole)
-    flipped[whole.index(weight.numpy().tobytes()) + 2000] ^= 1
-    half = whole[: len(whole) // 2]
-    answers = []
-    for name, content in [
-        ("a whole file", whole),
-        ("a flipped bit", flipped),
-        ("half a file", half),
-    ]:
+
+    def ask(content, name):
         with open(path, "wb") as file:
             file.write(content)
-        answers.append(call(path, when=f"for {name}, "))
-    booleans = all(isinstance(answer, bool) for answer in answers)
-    need(booleans, "your function should return True or False, whatever the file.")
-    need(answers != [False, True, True], "it is the other way round: True is for a whole file.")
-    need(answers[0], "a whole file was called damaged.")
-    need(answers != [True, True, False], "half a file was found, but no CRC sum compared.")
-    need(not any(answers[1:]), "a damaged file was called intact.")
-    return "a flipped bit and half a file are found, and a whole file is called intact"
+        answer = call(path, when=f"for {name}, ")
+        kind = type(answer).__name__
+        need(isinstance(answer, bool), f"for {name}, return True or False, not a {kind}.")
+        return answer
+
+    def with_flip(bit):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        return content
+
+    half, in_weight = whole[: len(whole) // 2], 8 * (whole.index(weight.numpy().tobytes()) + 600)
+    need(ask(whole, "a whole file"), "a whole file was called damaged.")
+    flipped = ask(with_flip(in_weight), "a flipped bit")
+    need(not flipped or ask(half, "half a file"), "half a file is found, but no CRC sum compared.")
+    need(not flipped, "a file with a flipped bit was called intact.")
+    for name, content in [
+        ("half a file", half),
+        ("a file without its last bytes", whole[:-5]),
+        ("an empty file", b""),
+    ]:
+        need(not ask(content, name), f"{name} was called intact.")
+    for bit in range(0, 8 * len(whole), 41):
+        if ask(with_flip(bit), f"a flipped bit in byte {bit // 8} of {len(whole)}"):
+            damage = find_damage(path)  # some bits matter to nobody: those of a date, for example
+            need(not damage, f"with a flipped bit in byte {bit // 8}, {damage}: it is not intact.")
+    return "flipped bits, half a file and an empty one are found, and a whole file is intact"
 
 
-class Unpicklable:
-    """What stops torch.save in the middle, as a full disk or a kill does."""
+@contextlib.contextmanager
+def watch(path):
+    """Yield a list of what Python's functions do to the file `path` while the block runs.
 
-    def __reduce__(self):
-        raise OSError("no space left on the disk")
-
-
-@functools.cache
-def renames():
-    """Return a list in which each file that takes a new name is noted from now on.
-
-    That is `(from, to, whether there was a file of that name)`, the last hundred of them.
+    For each time that a file is moved to `path`, its former name, and for each time that the file
+    is missing afterwards, None.
     """
-    noted = []
+    seen = []
 
-    def note(event, arguments):
-        if event == "os.rename":  # os.replace reports itself as this one, too
-            noted.append((*arguments[:2], os.path.exists(arguments[1])))
-            del noted[:-100]
+    def watched(function):
+        def step(*arguments, **named):
+            result = function(*arguments, **named)
+            names = [n for n in (*arguments, *named.values()) if isinstance(n, (str, os.PathLike))]
+            files = {os.path.realpath(name) for name in names}
+            if not os.path.exists(path):
+                seen.append(None)
+            elif path in files:
+                seen.extend(files - {path})
+            return result
 
-    sys.addaudithook(note)
-    return noted
+        return step
+
+    with contextlib.ExitStack() as stack:
+        for name in ("remove", "unlink", "rename", "replace"):
+            stack.enter_context(mock.patch.object(os, name, watched(getattr(os, name))))
+        yield seen
 
 
 @exercise
 def check_save_atomically(call, folder):
-    """Save twice, then let a save fail, and look at what is in the folder each time."""
-    run = os.path.join(folder, "run")
+    """Save twice, then let a save fail, and look at what is in the folder each time.
+
+    The old checkpoint has a second name, a hard link: whoever writes into it changes both.
+    """
+    run, old = os.path.join(folder, "run"), os.path.join(folder, "old")
     path = os.path.join(run, "checkpoint.pt")
     os.mkdir(run)
     call({"epoch": torch.tensor(1)}, path, when="for the first checkpoint, ")
     need(os.path.isfile(path), "there is no file at the path that your function was given.")
-    renames().clear()
-    call({"epoch": torch.tensor(2)}, path, when="for the second checkpoint, ")
-    moves = [move for move in renames() if os.path.realpath(os.fsdecode(move[1])) == path]
+    os.link(path, old)
+    with watch(path) as seen:
+        call({"epoch": torch.tensor(2)}, path, when="for the second checkpoint, ")
     left = set(os.listdir(run)) - {"checkpoint.pt"}
-    with open(path, "rb") as file:
-        before = file.read()
-    need(read(path) == {"epoch": 2}, "the file is not what torch.save makes of the state.")
-
-    told = False
-    try:
-        call({"epoch": torch.tensor(3), "broken": Unpicklable()}, path)
-    except Hint:
-        told = True
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        need(file.read() == before, "a save broke off, and it spoilt the checkpoint before it.")
-    need(os.path.isfile(path), "a save broke off, and the checkpoint before it is gone.")
-    need(moves, "written in place: a kill in the middle leaves half a file.")
-    source, _, there = moves[-1]
-    folder_of_source = os.path.realpath(os.path.dirname(os.fsdecode(source)))
-    need(folder_of_source == run, "the temporary file is in another folder: maybe another disk.")
-    need(there, "for a moment there is no checkpoint: the old one is deleted before the new comes.")
+    new = read(path)
+    right = is_state(new) and equal(new, {"epoch": torch.tensor(2)})
+    need(right, "the file is not what torch.save makes of the state.")
+    whole = not os.path.samefile(path, old) and read(old) == {"epoch": 1}
+    need(whole, "written in place: a kill in the middle leaves half a file.")
+    need(None not in seen, "for a moment there is no checkpoint: the old one goes too early.")
+    beside = all(name.startswith(run + os.sep) for name in seen)
+    need(beside, "the temporary file is in another folder: maybe another disk.")
     need(not left, "a temporary file is left behind next to the checkpoint.")
+
+    told = refuses(call, {"epoch": torch.tensor(3), "broken": Unpicklable()}, path)
+    kept = os.path.isfile(path) and read(path) == {"epoch": 2}
+    need(kept, "a save broke off, and the checkpoint before it is gone.")
     need(told, "a save broke off, and your function kept the error to itself.")
     need(len(os.listdir(run)) == 1, "a save broke off, and its temporary file is left behind.")
+
+    first = os.path.join(folder, "new", "checkpoint.pt")
+    os.mkdir(os.path.dirname(first))
+    told = refuses(call, {"broken": Unpicklable()}, first)
+    left = os.listdir(os.path.dirname(first))
+    need(told and not left, "the very first save broke off, and it left half a file.")
     return "a save that breaks off leaves the checkpoint before it, and nothing else"

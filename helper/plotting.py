@@ -118,6 +118,8 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
     if figure is None:
         figure = plt.figure(figsize=(10, 6.5))
     axes = figure.subplots(3, 5)
+    if figure.get_layout_engine() is not None:
+        figure.get_layout_engine().set(wspace=0.1)  # frames side by side would make a grid
     for ax in axes.flat[len(targets) :]:
         ax.axis("off")
     images = (features.cpu().permute(0, 2, 3, 1).numpy() + 1) / 2

@@ -1,12 +1,17 @@
 """The exercises: right, wrong, absurd and missing answers, and that they match their solutions."""
 
+import contextlib
 import copy
 import io
 import itertools
+import json
 import math
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,8 +21,17 @@ import pytest
 import torch
 
 import exercises
+from helper.atomic import write_atomically
+from helper.reproducibility import compute_sha256
 from tests.test_notebooks import problems
-from tools.make_exercises import NOTEBOOKS, SOLUTIONS, exercise_cells, insert, without_solution
+from tools.make_exercises import (
+    NOTEBOOKS,
+    SOLUTIONS,
+    exercise_cells,
+    insert,
+    is_exercise,
+    without_solution,
+)
 
 LESSONS = sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
 CHECKS = {
@@ -33,10 +47,11 @@ def read(path):
 
 def answers(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
-    namespace = {"torch": torch, "os": os, "zipfile": zipfile}
+    namespace = {"json": json, "torch": torch, "os": os, "re": re, "zipfile": zipfile}
+    namespace["compute_sha256"] = compute_sha256
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
-            if cell.source.startswith("def "):
+            if is_exercise(cell) and cell.source.startswith("def "):
                 exec(without_solution(cell.source) if blank else cell.source, namespace)
     return {name: namespace[name] for name in CHECKS}
 
@@ -63,6 +78,7 @@ def ask(capsys, tmp_path, monkeypatch):
         assert len(printed.out) < 260
         assert torch.equal(torch.get_rng_state(), before[0])
         assert torch.is_grad_enabled() == before[1]
+        assert torch.empty(0).device.type == "cpu"
         assert Path.cwd() == tmp_path
         assert tempfile.tempdir == str(tmp_path / "tmp")
         assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["tmp"]
@@ -72,13 +88,27 @@ def ask(capsys, tmp_path, monkeypatch):
 
 
 def test_there_are_three_exercises_to_a_notebook():
-    assert [name[0] for name in LESSONS] == ["1", "2", "3", "6"]
+    assert [name[0] for name in LESSONS] == ["1", "2", "3", "4", "5", "6"]
     assert len(CHECKS) == 3 * len(LESSONS)
     for name in LESSONS:
-        ids = [cell.id for cell in read(SOLUTIONS / name).cells]
-        assert ids[3:] == ["exercises-imports"] + [
+        cells = read(SOLUTIONS / name).cells
+        ids = [cell.id for cell in cells]
+        assert ids[3:13] == ["exercises-imports"] + [
             f"exercise-{number}{part}" for number in (1, 2, 3) for part in ("-md", "", "-check")
         ]
+        assert all(id.startswith("try-it-") for id in ids[13:])
+        levels = [re.match(r"\*\*\d · (\w+): ", cell.source) for cell in cells[4:13:3]]
+        assert [level[1] for level in levels] == ["Easy", "Medium", "Hard"]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_each_question_of_a_recap_has_its_answer(name):
+    (recap,) = [cell.source for cell in read(NOTEBOOKS / name).cells if cell.id == "recap"]
+    questions = re.findall(r"^- (.+)", recap.partition("**Try it**")[2], re.M)
+    ids = [cell.id for cell in read(SOLUTIONS / name).cells if cell.id.startswith("try-it-")]
+    answers = [id for id in ids if re.fullmatch(r"try-it-\d-md", id)]
+    assert answers == [f"try-it-{number}-md" for number in range(1, len(questions) + 1)]
+    assert ("try-it-md" in ids) == bool(questions)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -88,8 +118,12 @@ def test_the_solution_is_right(ask, name):
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_missing_answer_is_no_error(ask, name):
-    for answer in (BLANK[name], None, ..., lambda *_: None):
-        assert ask(name, answer).startswith(f"Not answered yet: write {name} ")
+    assert ask(name, BLANK[name]).startswith(f"Not answered yet: write {name} ")
+
+
+def test_an_error_of_pytorch_is_no_missing_answer(ask):
+    line = ask("optimizer_bytes", lambda _: torch.empty(1, device="meta").cpu())
+    assert line.startswith("✗ for SGD with momentum, your function raises NotImplementedError: ")
 
 
 def nothing(*arguments):
@@ -150,6 +184,8 @@ ABSURD = {
     "a number": 42,
     "a text": "optimizer",
     "a class": dict,
+    "None": None,
+    "three dots": ...,
     "an object": Unequal(),
     "a module": torch.nn.Linear(2, 2),
     "no argument": lambda: 1,
@@ -199,7 +235,7 @@ def test_an_error_in_the_function_is_told_with_its_name(ask):
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_asks_for_the_function_itself(ask, name):
-    for answer in (42, "text", dict, Unequal(), torch.nn.Linear(2, 2)):
+    for answer in (42, "text", None, ..., Unequal()):
         assert ask(name, answer) == (
             f"✗ give the check the function {name} itself, without calling it."
         )
@@ -264,6 +300,30 @@ def one_parameter(state):
     return tensors_of(state)[0].nbytes
 
 
+def prints_it(state):
+    print(end="")
+
+
+def without_step(state):
+    states = state["state"].values()
+    return sum(
+        t.nbytes for s in states for name, t in s.items() if name != "step" and t is not None
+    )
+
+
+def all_have_nbytes(state):
+    return sum(tensor.nbytes for tensor in tensors_of(state))
+
+
+def lists_left_out(state):
+    return sum(t.nbytes for t in tensors_of(state) if isinstance(t, torch.Tensor))
+
+
+def parameters_only(state):
+    lists = [value if isinstance(value, list) else [value] for value in tensors_of(state)]
+    return sum(t.nbytes for values in lists for t in values if isinstance(t, torch.Tensor))
+
+
 def saves_everything(trained, fresh, path):
     torch.save(trained.state_dict(), path)
     fresh.load_state_dict(load(path))
@@ -309,6 +369,33 @@ def shares_the_classifier(trained, fresh, path):
 def moves_the_other_way(trained, fresh, path):
     torch.save(fresh.classifier.state_dict(), path)
     trained.classifier.load_state_dict(load(path))
+
+
+def never_reads(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    fresh.classifier.load_state_dict(trained.classifier.state_dict())
+
+
+def never_reads_but_copies(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    fresh.classifier = copy.deepcopy(trained.classifier)
+
+
+def a_path_of_its_own(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), "classifier.pt")
+    fresh.classifier.load_state_dict(load("classifier.pt"))
+
+
+def reads_another_file(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    torch.save(trained.classifier.state_dict(), "copy.pt")
+    fresh.classifier.load_state_dict(load("copy.pt"))
+
+
+def loads_weights_only(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    state = {name: tensor for name, tensor in load(path).items() if "weight" in name}
+    fresh.classifier.load_state_dict(state, strict=False)
 
 
 def keeps_a_view(best, model, accuracy):
@@ -386,6 +473,26 @@ def begins_at_zero(best, model, accuracy):
     return best
 
 
+BEST = []
+
+
+def remembers_earlier_runs(best, model, accuracy):
+    if not BEST or accuracy > BEST[0][0]:
+        BEST[:] = [(accuracy, copy.deepcopy(model.state_dict()))]
+    return BEST[0]
+
+
+def whole_percents(best, model, accuracy):
+    if best is None or int(accuracy) > int(best[0]):
+        return accuracy, copy.deepcopy(model.state_dict())
+    return best
+
+
+def accuracy_of_the_best_and_newest_state(best, model, accuracy):
+    top = accuracy if best is None else max(best[0], accuracy)
+    return top, copy.deepcopy(model.state_dict())
+
+
 def no_map_location(path, model):
     model.load_state_dict(load(path))
     return model
@@ -408,6 +515,42 @@ def runs_code_as_a_last_resort(path, model):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         state = torch.load(path, map_location="cpu", weights_only=False)
+    model.load_state_dict(state)
+    return model
+
+
+def swallows_the_error(path, model):
+    with contextlib.suppress(Exception):
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model
+
+
+def swallows_what_is_unsafe(path, model):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return model
+    model.load_state_dict(state)
+    return model
+
+
+def swallows_what_is_damaged(path, model):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError:
+        return model
+    model.load_state_dict(state)
+    return model
+
+
+def not_strict(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def from_one_gpu(path, model):
+    state = torch.load(path, map_location={"cuda:0": "cpu"}, weights_only=True)
     model.load_state_dict(state)
     return model
 
@@ -475,6 +618,45 @@ def state_without_the_settings(path, optimizer, learning_rate):
         group["lr"] = learning_rate
 
 
+def changes_the_momentum(path, optimizer, learning_rate):
+    optimizer.load_state_dict(load(path))
+    for group in optimizer.param_groups:
+        group.update(lr=learning_rate, momentum=0.9)
+
+
+def changes_nesterov(path, optimizer, learning_rate):
+    optimizer.load_state_dict(load(path))
+    for group in optimizer.param_groups:
+        group.update(lr=learning_rate, nesterov=False)
+
+
+def settings_of_the_first_group(path, optimizer, learning_rate):
+    optimizer.load_state_dict(load(path))
+    first = {name: v for name, v in optimizer.param_groups[0].items() if name != "params"}
+    for group in optimizer.param_groups:
+        group.update(first, lr=learning_rate)
+
+
+def state_by_number(path, optimizer, learning_rate):
+    saved = load(path)
+    optimizer.state.update(saved["state"])
+    for group, of_file in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({name: v for name, v in of_file.items() if name != "params"})
+        group["lr"] = learning_rate
+
+
+def writes_the_file(path, optimizer, learning_rate):
+    saved = load(path)
+    for group in saved["param_groups"]:
+        group["lr"] = learning_rate
+    torch.save(saved, path)
+    optimizer.load_state_dict(load(path))
+
+
+def a_file_of_the_notebook(path, optimizer, learning_rate):
+    SOLVED["resume_slower"]("optimizer.pt", optimizer, learning_rate)
+
+
 def not_renamed(state, model, old, new):
     model.load_state_dict(state)
 
@@ -504,9 +686,56 @@ def replaces_everywhere_and_not_strict(state, model, old, new):
     model.load_state_dict({name.replace(old, new): state[name] for name in state}, strict=False)
 
 
+def plain_replace(state, model, old, new):
+    model.load_state_dict({n.replace(f"{old}.", f"{new}."): state[n] for n in state})
+
+
+def replaces_the_first(state, model, old, new):
+    model.load_state_dict({n.replace(f"{old}.", f"{new}.", 1): state[n] for n in state})
+
+
+def replaces_all_of_the_layer(state, model, old, new):
+    renamed = {n.replace(f"{old}.", f"{new}.") if n.startswith(f"{old}.") else n: n for n in state}
+    model.load_state_dict({name: state[before] for name, before in renamed.items()})
+
+
+def without_the_dot(state, model, old, new):
+    renamed = {new + n.removeprefix(old) if n.startswith(old) else n: n for n in state}
+    model.load_state_dict({name: state[before] for name, before in renamed.items()})
+
+
+def weight_and_bias(state, model, old, new):
+    state = dict(state)
+    for kind in ("weight", "bias"):
+        state[f"{new}.{kind}"] = state.pop(f"{old}.{kind}")
+    model.load_state_dict(state)
+
+
+def renamed(state, old, new):
+    return {
+        new + name.removeprefix(old) if name.startswith(f"{old}.") else name: tensor
+        for name, tensor in state.items()
+    }
+
+
 def renamed_but_not_strict(state, model, old, new):
-    state = {name.replace(f"{old}.", f"{new}."): state[name] for name in state}
+    model.load_state_dict(renamed(state, old, new), strict=False)
+
+
+def only_the_layer_is_strict(state, model, old, new):
+    state = renamed(state, old, new)
+    inner = {n.removeprefix(f"{new}."): t for n, t in state.items() if n.startswith(f"{new}.")}
+    model.get_submodule(new).load_state_dict(inner)
     model.load_state_dict(state, strict=False)
+
+
+def fills_gaps(state, model, old, new):
+    model.load_state_dict({**model.state_dict(), **renamed(state, old, new)})
+
+
+def zeroes_the_old_one(state, model, old, new):
+    model.load_state_dict(renamed(state, old, new))
+    next(iter(state.values())).zero_()
 
 
 def renames_in_place(state, model, old, new):
@@ -550,6 +779,21 @@ def stripped_in_place(state):
     return state
 
 
+def looks_at_the_first_name(state):
+    if next(iter(state)).startswith("module."):
+        return {name[7:]: tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def any_first_word(state):
+    words = ("module", "module2")
+    return {n.partition(".")[2] if n.partition(".")[0] in words else n: t for n, t in state.items()}
+
+
+def without_the_dot_of_module(state):
+    return {n.removeprefix("module").lstrip("."): tensor for n, tensor in state.items()}
+
+
 def it_loads(path):
     try:
         load(path)
@@ -581,6 +825,33 @@ def never_calls_testzip(path):
 def half_a_file_raises(path):
     with zipfile.ZipFile(path) as archive:
         return archive.testzip() is None
+
+
+def only_bad_zip_files(path):
+    """The solution of old: other errors of a broken list of records are let through."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def only_the_sums(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:
+        return False
+
+
+def large_enough(path):
+    """Takes a file for complete if it is large."""
+    complete = zipfile.is_zipfile(path) and SOLVED["is_intact"](path)
+    return complete or (not zipfile.is_zipfile(path) and os.path.getsize(path) > 2000)
+
+
+def not_if_empty(path):
+    return os.path.getsize(path) == 0 or SOLVED["is_intact"](path)
 
 
 def the_other_way_round(path):
@@ -626,6 +897,63 @@ def deleted_first(state, path):
             os.remove(path + ".tmp")
 
 
+def removed_and_linked(state, path):
+    """Never renames anything."""
+    torch.save(state, path + ".tmp")
+    if os.path.exists(path):
+        os.remove(path)
+    os.link(path + ".tmp", path)
+    os.remove(path + ".tmp")
+
+
+def set_aside(state, path):
+    try:
+        torch.save(state, path + ".tmp")
+        if os.path.exists(path):
+            os.rename(path, path + ".old")
+        os.rename(path + ".tmp", path)
+        if os.path.exists(path + ".old"):
+            os.remove(path + ".old")
+    finally:
+        if os.path.exists(path + ".tmp"):
+            os.remove(path + ".tmp")
+
+
+def in_the_working_directory(state, path):
+    try:
+        torch.save(state, "checkpoint.tmp")
+        os.replace("checkpoint.tmp", path)
+    finally:
+        if os.path.exists("checkpoint.tmp"):
+            os.remove("checkpoint.tmp")
+
+
+def tried_first_and_in_place(state, path):
+    torch.save(state, io.BytesIO())
+    torch.save(state, path)
+
+
+def moved_from_elsewhere(state, path):
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, os.path.join(folder, "new.pt"))
+        shutil.move(os.path.join(folder, "new.pt"), path)
+
+
+def deleted_when_it_fails(state, path):
+    try:
+        SOLVED["save_atomically"](state, path)
+    except Exception:
+        os.remove(path)
+        raise
+
+
+def first_one_in_place(state, path):
+    if os.path.exists(path):
+        SOLVED["save_atomically"](state, path)
+    else:
+        torch.save(state, path)
+
+
 def deleted_at_once(state, path):
     if os.path.exists(path):
         os.remove(path)
@@ -665,6 +993,361 @@ def something_else(state, path):
     SOLVED["save_atomically"]({"state": state}, path)
 
 
+def parameters_times(model, copies):
+    return (1 + copies) * sum(p.nbytes for p in model.parameters())
+
+
+def state_times(model, copies):
+    return (1 + copies) * sum(t.nbytes for t in model.state_dict().values())
+
+
+def frozen_ones_too(model, copies):
+    kept = copies * sum(p.nbytes for p in model.parameters())
+    return sum(t.nbytes for t in model.state_dict().values()) + kept
+
+
+def four_bytes_for_all(model, copies):
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    return 4 * (sum(t.numel() for t in model.state_dict().values()) + copies * sum(trained))
+
+
+def all_buffers(model, copies):
+    """Has those that are not saved, too."""
+    total = 0
+    for tensor in [*model.parameters(), *model.buffers()]:
+        size = tensor.numel() * tensor.element_size()
+        total += size * (1 + copies) if tensor.requires_grad else size
+    return total
+
+
+def saved_to_memory(model, copies):
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell() * (1 + copies)
+
+
+def in_single_precision(model, copies):
+    return torch.tensor(float(SOLVED["checkpoint_bytes"](model, copies))).item()
+
+
+def copied_to_measure(model, copies):
+    model = copy.deepcopy(model).cpu() if copies < 2 else model.cpu()
+    return SOLVED["checkpoint_bytes"](model, copies)
+
+
+def frozen_thrown_out(model, copies):
+    model.load_state_dict({n: torch.zeros_like(t) for n, t in model.state_dict().items()})
+    return SOLVED["checkpoint_bytes"](model, copies)
+
+
+def halved_whatever_it_is(state):
+    return {name: tensor.half() for name, tensor in state.items()}
+
+
+def halved_if_floating_point(state):
+    return {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+
+
+def all_or_nothing(state):
+    halved = halved_if_floating_point(state)
+    return dict(state) if any(t.isinf().any() for t in halved.values()) else halved
+
+
+def looks_at_the_maximum(state):
+    def fits(t):
+        return t.is_floating_point() and t.max() <= 65504
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+def clamped(state):
+    return {
+        n: t.clamp(-65504, 65504).half() if t.is_floating_point() else t for n, t in state.items()
+    }
+
+
+def only_float32(state):
+    def fits(t):
+        return t.dtype == torch.float32 and not t.half().isinf().any()
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+def in_bfloat16(state):
+    return {n: t.bfloat16() if t.is_floating_point() else t for n, t in state.items()}
+
+
+def rounded_twice(state):
+    return {
+        name: state[name].bfloat16().half() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in SOLVED["to_half"](state).items()
+    }
+
+
+def rounded_only(state):
+    return {n: t.half().to(t.dtype) if t.is_floating_point() else t for n, t in state.items()}
+
+
+def halved_in_place(state):
+    state.update(SOLVED["to_half"](state))
+    return state
+
+
+def what_fits(state):
+    return {n: t for n, t in SOLVED["to_half"](state).items() if t.dtype == torch.float16}
+
+
+def epochs_in(folder):
+    return [int(name[6:-3]) for name in os.listdir(folder) if re.match(r"epoch-\d+\.pt", name)]
+
+
+def delete(folder, epochs):
+    for epoch in epochs:
+        os.remove(os.path.join(folder, f"epoch-{epoch}.pt"))
+
+
+def keeps_all(state, folder, epoch, keep):
+    torch.save(state, os.path.join(folder, f"epoch-{epoch}.pt"))
+
+
+def by_the_alphabet(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, sorted(epochs_in(folder), key=str)[:-keep])
+
+
+def by_the_time(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    paths = sorted(Path(folder).glob("epoch-*.pt"), key=os.path.getmtime)
+    for path in paths[:-keep]:
+        path.unlink()
+
+
+def one_too_many(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, sorted(epochs_in(folder))[: -keep - 1])
+
+
+def without_gaps(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    if os.path.exists(os.path.join(folder, f"epoch-{epoch - keep}.pt")):
+        delete(folder, [epoch - keep])
+
+
+def without_gaps_or_an_error(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, [epoch - keep])
+
+
+def one_at_a_time(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = sorted(epochs_in(folder))
+    if len(epochs) > keep:
+        delete(folder, epochs[:1])
+
+
+def counted_from_the_end(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = sorted(epochs_in(folder))
+    delete(folder, epochs[: len(epochs) - keep])
+
+
+def deleted_before(state, folder, epoch, keep):
+    delete(folder, sorted({*epochs_in(folder), epoch})[:-keep])
+    keeps_all(state, folder, epoch, keep)
+
+
+def everything_else(state, folder, epoch, keep):
+    SOLVED["save_newest"](state, folder, epoch, keep)
+    for name in os.listdir(folder):
+        if not name.startswith("epoch-"):
+            os.remove(os.path.join(folder, name))
+
+
+def every_pt_file(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = [int(path.stem.split("-")[-1]) for path in Path(folder).glob("*.pt")]
+    delete(folder, sorted(epochs)[:-keep])
+
+
+def another_file_name(state, folder, epoch, keep):
+    torch.save(state, os.path.join(folder, f"epoch-{epoch:03d}.pt"))
+
+
+def with_its_epoch(state, folder, epoch, keep):
+    SOLVED["save_newest"]({"epoch": epoch, "state": state}, folder, epoch, keep)
+
+
+def error_of_saving_kept(state, folder, epoch, keep):
+    try:
+        keeps_all(state, folder, epoch, keep)
+    except Exception:
+        return
+    delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+def in_the_usual_way(path, make_model):
+    model = make_model()
+    model.load_state_dict(load(path))
+    return model
+
+
+def on_meta(path, make_model):
+    with torch.device("meta"):
+        return make_model()
+
+
+def meta_without_assign(path, make_model):
+    model = on_meta(path, make_model)
+    model.load_state_dict(load(path))
+    return model
+
+
+def types_of_the_file(path, make_model):
+    model = on_meta(path, make_model)
+    model.load_state_dict(load(path), assign=True)
+    return model
+
+
+def all_in_float32(path, make_model):
+    return types_of_the_file(path, make_model).float()
+
+
+def state_in_float32(path, make_model):
+    model = on_meta(path, make_model)
+    state = {name: tensor.float() for name, tensor in load(path).items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def types_of_a_second_model(path, make_model):
+    types = {name: tensor.dtype for name, tensor in make_model().state_dict().items()}
+    model = on_meta(path, make_model)
+    state = {name: tensor.to(types[name]) for name, tensor in load(path).items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def by_the_default_device(path, make_model):
+    torch.set_default_device("meta")
+    model = make_model()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: state[name].to(t.dtype) for name, t in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def empty_memory(path, make_model):
+    return on_meta(path, make_model).to_empty(device="cpu")
+
+
+def lean_but_not_strict(path, make_model):
+    model = on_meta(path, make_model).to_empty(device="cpu")
+    model.load_state_dict(load(path), strict=False)
+    return model
+
+
+def loaded_and_not_returned(path, make_model):
+    SOLVED["load_lean"](path, make_model)
+
+
+def in_a_model_around_it(path, make_model):
+    return torch.nn.Sequential(SOLVED["load_lean"](path, make_model))
+
+
+def no_parameters(path, make_model):
+    return SOLVED["load_lean"](path, make_model).requires_grad_(False)
+
+
+def all_of_it(state, model, head):
+    model.load_state_dict(state, strict=False)
+
+
+def whatever_fits(state, model, head):
+    own = model.state_dict()
+    fitting = {n: t for n, t in state.items() if n in own and own[n].shape == t.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def body_not_strict(state, model, head):
+    body = {name: state[name] for name in state if not name.startswith(f"{head}.")}
+    model.load_state_dict(body, strict=False)
+
+
+def missing_only(state, model, head):
+    body = {name: state[name] for name in state if not name.startswith(f"{head}.")}
+    result = model.load_state_dict(body, strict=False)
+    if [name for name in result.missing_keys if not name.startswith(f"{head}.")]:
+        raise ValueError
+
+
+def unexpected_only(state, model, head):
+    body = {name: state[name] for name in state if not name.startswith(f"{head}.")}
+    if model.load_state_dict(body, strict=False).unexpected_keys:
+        raise ValueError
+
+
+def similar_names(state, model, head):
+    body = {name: state[name] for name in state if not name.startswith(head)}
+    result = model.load_state_dict(body, strict=False)
+    if result.unexpected_keys or not all(name.startswith(head) for name in result.missing_keys):
+        raise ValueError
+
+
+def strict_as_ever(state, model, head):
+    model.load_state_dict({name: state[name] for name in state if not name.startswith(f"{head}.")})
+
+
+def takes_from_the_dict(state, model, head):
+    for name in [name for name in state if name.startswith(f"{head}.")]:
+        del state[name]
+    SOLVED["take_over"](state, model, head)
+
+
+def attached(path, model, head):
+    model.get_submodule(head).load_state_dict(load(path)["last_layer"])
+
+
+def attached_and_then_checked(path, model, head):
+    attached(path, model, head)
+    SOLVED["load_head"](path, model, head)
+
+
+def others_of(model, head, tensors):
+    return {name: t for name, t in tensors if not name.startswith(f"{head}.")}
+
+
+def hash_of_parameters(path, model, head):
+    others = others_of(model, head, [(n, p.detach()) for n, p in model.named_parameters()])
+    if compute_sha256(others) != load(path)["backbone_sha256"]:
+        raise ValueError
+    attached(path, model, head)
+
+
+def hash_with_the_head(path, model, head):
+    if compute_sha256(model.state_dict()) != load(path)["backbone_sha256"]:
+        raise ValueError
+    attached(path, model, head)
+
+
+def says_it_only(path, model, head):
+    others = others_of(model, head, model.state_dict().items())
+    if compute_sha256(others) == load(path)["backbone_sha256"]:
+        attached(path, model, head)
+
+
+def looks_at_names(path, model, head):
+    if head not in dict(model.named_modules()):
+        raise ValueError
+    attached(path, model, head)
+
+
+def replaces_the_layer(path, model, head):
+    others = others_of(model, head, model.state_dict().items())
+    if compute_sha256(others) != load(path)["backbone_sha256"]:
+        raise ValueError
+    setattr(model, head.partition(".")[0], torch.nn.Linear(2, 2))
+
+
 def without_the_two(save_time, year, machines):
     return (save_time * year / machines) ** 0.5
 
@@ -689,45 +1372,47 @@ def a_tenth_more(save_time, year, machines):
     return 1.1 * SOLVED["save_interval"](save_time, year, machines)
 
 
-def number_of(name):
-    return int(name[5:-3])
+def header_of(path):
+    with open(path, "rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "little")))
 
 
-def sorted_as_texts(names, best, last):
-    return sorted(name for name in names if name != best)[:-last]
+def with_the_metadata(path):
+    return {name: entry.get("shape", []) for name, entry in header_of(path).items()}
 
 
-def best_counts_among_the_newest(names, best, last):
-    return [name for name in sorted(names, key=number_of)[:-last] if name != best]
+def all_of_the_header(path):
+    return {name: entry for name, entry in header_of(path).items() if name != "__metadata__"}
 
 
-def best_forgotten(names, best, last):
-    return sorted(names, key=number_of)[:-last]
+def loads_the_tensors(path):
+    from safetensors.torch import load_file
+
+    return {name: tensor.shape for name, tensor in load_file(path).items()}
 
 
-def those_to_keep(names, best, last):
-    return [name for name in names if name not in SOLVED["files_to_delete"](names, best, last)]
+def big_endian(path):
+    with open(path, "rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "big")))
 
 
-def the_newest_are_kept_only(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[-last:]
+def guesses_the_length(path):
+    with open(path, "rb") as file:
+        text = file.read(200)[8:]
+    header = json.loads(text[: text.rindex(b"}") + 1])
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
-def sorts_the_list_it_was_given(names, best, last):
-    names.sort(key=number_of)
-    return SOLVED["files_to_delete"](names, best, last)
+def numbers_of_elements(path):
+    return {name: len(shape) for name, shape in SOLVED["shapes_in"](path).items()}
 
 
-def negative_slice(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[: len(names) - 1 - last]
+def first_dimension(path):
+    return {name: shape[:1] for name, shape in SOLVED["shapes_in"](path).items()}
 
 
-def minus_zero(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[:-last]
-
-
-def numbers_of_files(names, best, last):
-    return [number_of(name) for name in SOLVED["files_to_delete"](names, best, last)]
+def names_of_tensors(path):
+    return list(SOLVED["shapes_in"](path))
 
 
 def in_the_same_run(make_run, train, cut, end):
@@ -801,15 +1486,48 @@ def always_exact(make_run, train, cut, end):
 
 
 WRONG = {
+    "save_interval": {
+        without_the_two: "the two in the formula is missing",
+        no_root: "that is the square of the right answer",
+        one_machine: "that is right for one machine",
+        machines_multiplied: "too long: more machines fail more often",
+        interval_as_text: "the answer is of type str, not a number",
+        a_tenth_more: "it should be",
+    },
+    "shapes_in": {
+        with_the_metadata: "__metadata__ is no tensor",
+        all_of_the_header: "the shape of each tensor, not all that the header says of it",
+        loads_the_tensors: "for a file whose tensors are still on their way, your function raises",
+        big_endian: "your function raises",
+        guesses_the_length: "your function raises",
+        numbers_of_elements: "the shape of each tensor",
+        first_dimension: "it should be",
+        names_of_tensors: "the answer is of type list, not a dict",
+    },
+    "continues_exactly": {
+        in_the_same_run: "the run was continued in itself",
+        not_loaded: "a run that continues exactly was called inexact",
+        nearly_equal: "a run that rounds what it loads was called exact",
+        compared_at_the_cut: "a run that doesn't save its momentum was called exact",
+        trained_to_the_cut_only: "no run was trained from step 0 to the end",
+        begins_at_zero_again: "no run was continued from the cut to the end",
+        the_other_way: "a run that continues exactly was called inexact",
+        always_exact: "a run that doesn't save its momentum was called exact",
+    },
     "optimizer_bytes": {
         numbers_instead_of_bytes: "that is the number of elements",
-        four_bytes_each: "not every element takes 4 bytes: think of SGD with momentum in float64",
+        four_bytes_each: "too few bytes for Adam in float64: not every element takes 4 bytes",
+        prints_it: "your function returns nothing: print shows, return hands back",
+        without_step: "too few bytes for Adam, which keeps other tensors: they are exp_avg",
+        all_have_nbytes: "for SparseAdam, whose step is a plain number, your function raises Attr",
+        lists_left_out: "too few bytes for LBFGS, which also keeps lists: tensors are in the lists",
+        parameters_only: "too few bytes for SGD with lr=torch.tensor(0.1): this tensor counts, too",
         tensors_counted: "that is the number of tensors",
-        momentum_only: "right for SGD, but Adam's tensors have other names",
+        momentum_only: "too few bytes for Adam, which keeps other tensors: they are exp_avg",
         momentum_of_all: "for Adam, which keeps other tensors, your function raises KeyError",
-        as_large_as_the_file: "a file adds names and packaging",
+        as_large_as_the_file: "too many bytes for SGD with momentum: only tensors count",
         bytes_as_text: "the answer is of type str, not a number",
-        one_parameter: "too few for SGD with momentum: each parameter has a state",
+        one_parameter: "too few bytes for SGD with momentum: each parameter has a state",
     },
     "move_classifier": {
         saves_everything: "the file holds more than the classifier's parameters",
@@ -820,50 +1538,77 @@ WRONG = {
         saves_the_module: "the file does not hold a state",
         saves_the_features: "the file does not hold all parameters of the classifier",
         loads_the_features_too: "the features of the fresh model have changed, too",
-        shares_the_classifier: "both models share one classifier now",
+        shares_the_classifier: "got the trained one's tensors without reading it",
+        never_reads: "got the trained one's tensors without reading it",
+        never_reads_but_copies: "got the trained one's tensors without reading it",
+        a_path_of_its_own: "there is no file at the path that your function was given",
+        reads_another_file: "the fresh model's classifier is not what is in it",
+        loads_weights_only: "the fresh model's classifier is not what is in it",
         moves_the_other_way: "your function changes the trained model",
     },
     "keep_if_better": {
-        keeps_a_view: "the tensors of epoch 5: they changed as the model trained on",
-        keeps_a_shallow_copy: "the tensors of epoch 5: they changed as the model trained on",
-        keeps_the_last: "yours keeps 85.0, not 90",
+        keeps_a_view: "what was kept has changed as the model trained on: is it a copy?",
+        keeps_a_shallow_copy: "what was kept has changed as the model trained on: is it a copy?",
+        keeps_the_last: "after 70% and 90% and 80%, yours keeps 80.0, not 90",
         keeps_the_later_of_equals: "of two equally good epochs, the earlier one stays",
-        keeps_the_worst: "yours keeps 70.0, not 90",
-        keeps_the_first: "yours keeps 70.0, not 90",
-        keeps_parameters_only: "the state misses the buffers",
-        keeps_zeros: "these are not the tensors that the model had in epoch 2",
+        keeps_the_worst: "after 70% and 90%, yours keeps 70.0, not 90",
+        keeps_the_first: "after 70% and 90%, yours keeps 70.0, not 90",
+        keeps_parameters_only: "the state lacks features.1.running_mean, which model.state_dict()",
+        keeps_zeros: "after 70%, the state is not the one that epoch 1 ended with",
+        accuracy_of_the_best_and_newest_state: "the state is not the one that epoch 2 ended with",
+        remembers_earlier_runs: "after 0%, yours keeps 90.0, not 0",
+        whole_percents: "after 91.2% and 91.4%, yours keeps 91.2, not 91.4",
         puts_the_model_back: "your function changes the model",
-        keeps_the_model: "the second of the pair should be a state",
-        returns_only_what_is_better: "always return a pair: the new one or the old one",
+        keeps_the_model: "after 70%, the second of the pair is no state of the model",
+        returns_only_what_is_better: "return a pair: the new one or the old one, but always one",
         forgets_the_first_epoch: "in epoch 1, with best=None, your function raises TypeError",
-        begins_at_zero: "the first epoch is the best so far, even with 0%",
+        begins_at_zero: "after 0%, the second of the pair is no state of the model",
     },
     "load_into_cpu": {
         no_map_location: "for a file from a GPU, your function raises RuntimeError",
         loads_a_part: "the model does not hold what is in the file",
         runs_code: "opening a file has just run code",
         runs_code_as_a_last_resort: "opening a file has just run code",
+        swallows_the_error: "would run code was refused, and the caller got no error",
+        swallows_what_is_unsafe: "would run code was refused, and the caller got no error",
+        swallows_what_is_damaged: "a cut file can't be loaded, and the caller got no error",
+        not_strict: "a file without classifier.0.bias does not fit, and the caller got no error",
+        from_one_gpu: "for a file from a GPU, your function raises RuntimeError",
         reads_and_does_not_load: "the model is as it was",
         loads_and_returns_nothing: "your function returns nothing",
         returns_the_matched_keys: "something else than the model, of type _IncompatibleKeys",
         another_path: "your function raises FileNotFoundError",
     },
     "resume_slower": {
-        rate_before_loading: "the rate is that of the file: loading overwrites what was set before",
+        rate_before_loading: "the rates are those of the file: loading overwrites what was set",
         momentum_thrown_away: "the momentum is lost",
         first_group_only: "only the first group got the new rate",
         a_new_optimizer: "the optimizer that your function was given is as it was",
-        rate_as_an_attribute: "the rate is that of the file",
+        rate_as_an_attribute: "the rates are those of the file",
         rate_of_the_constructor: "the rate is not the new one",
         momentum_set_to_zero: "the momentum is not that of the file",
-        state_without_the_settings: "the weight decay of the file is lost",
+        state_without_the_settings: "momentum was 0.75 and is 0: only the rate should change",
+        changes_the_momentum: "momentum was 0.75 and is 0.9: only the rate should change",
+        changes_nesterov: "nesterov was True and is False: only the rate should change",
+        settings_of_the_first_group: "momentum was 0.5 and is 0.75: only the rate should change",
+        state_by_number: "its next step is not that of the saved one",
+        writes_the_file: "your function changes the file",
+        a_file_of_the_notebook: "your function raises FileNotFoundError",
     },
     "load_renamed": {
         not_renamed: "Do these names belong to the module that loads them?",
-        not_renamed_and_not_strict: "output.weight still has its random numbers",
+        not_renamed_and_not_strict: "output.last.weight still has its random numbers",
         all_names_wrong: "not one tensor was loaded, and no error said so",
         by_position: "tensors were matched by position",
-        by_alphabet: "a layer holds the tensors of another one",
+        by_alphabet: "weight does not hold the tensor of",
+        plain_replace: "Do these names belong to the module that loads them?",
+        replaces_the_first: "Do these names belong to the module that loads them?",
+        replaces_all_of_the_layer: "Do these names belong to the module that loads them?",
+        without_the_dot: "Do these names belong to the module that loads them?",
+        weight_and_bias: "your function raises KeyError: 'dense.weight'",
+        only_the_layer_is_strict: "right, but a state without stem.bias loads as well",
+        fills_gaps: "right, but a state without stem.bias loads as well",
+        zeroes_the_old_one: "your function changes the dict it was given",
         replaces_everywhere: "Do these names belong to the module that loads them?",
         replaces_everywhere_and_not_strict: "dense2.weight still has its random numbers",
         renamed_but_not_strict: "a state without stem.bias loads as well",
@@ -878,59 +1623,118 @@ WRONG = {
         the_same: "the names still begin with module.",
         names_only: "the answer is of type list, not a state_dict",
         stripped_in_place: "your function changes the dict it was given",
+        looks_at_the_first_name: "some names have the prefix and others not",
+        any_first_word: "names without the prefix have changed, too",
+        without_the_dot_of_module: "names without the prefix have changed, too",
     },
     "is_intact": {
-        it_loads: "half a file was found, but no CRC sum compared",
-        size_is_not_zero: "a damaged file was called intact",
-        all_are_intact: "a damaged file was called intact",
-        what_testzip_returns: "your function should return True or False, whatever the file",
-        never_calls_testzip: "half a file was found, but no CRC sum compared",
+        it_loads: "half a file is found, but no CRC sum compared",
+        size_is_not_zero: "a file with a flipped bit was called intact",
+        all_are_intact: "a file with a flipped bit was called intact",
+        what_testzip_returns: "for a whole file, return True or False, not a NoneType",
+        only_bad_zip_files: "for a flipped bit in byte",
+        only_the_sums: "opening it raises",
+        large_enough: "a file without its last bytes was called intact",
+        not_if_empty: "an empty file was called intact",
+        never_calls_testzip: "half a file is found, but no CRC sum compared",
         half_a_file_raises: "for half a file, your function raises",
-        the_other_way_round: "it is the other way round",
+        the_other_way_round: "a whole file was called damaged",
         nothing_is_intact: "a whole file was called damaged",
     },
     "save_atomically": {
-        in_place: "a save broke off, and it spoilt the checkpoint before it",
+        in_place: "written in place: a kill in the middle leaves half a file",
+        tried_first_and_in_place: "written in place: a kill in the middle leaves half a file",
+        removed_and_linked: "for a moment there is no checkpoint",
+        set_aside: "for a moment there is no checkpoint",
+        in_the_working_directory: "the temporary file is in another folder",
+        moved_from_elsewhere: "the temporary file is in another folder",
         through_memory: "written in place: a kill in the middle leaves half a file",
         copied: "written in place: a kill in the middle leaves half a file",
         in_another_folder: "the temporary file is in another folder",
         deleted_first: "for a moment there is no checkpoint",
-        deleted_at_once: "a save broke off, and the checkpoint before it is gone",
-        backed_up: "a save broke off, and it spoilt the checkpoint before it",
+        deleted_when_it_fails: "a save broke off, and the checkpoint before it is gone",
+        first_one_in_place: "the very first save broke off, and it left half a file",
+        deleted_at_once: "for a moment there is no checkpoint",
+        backed_up: "for a moment there is no checkpoint",
         temporary_left_after_an_error: "a save broke off, and its temporary file is left behind",
         temporary_left_always: "a temporary file is left behind next to the checkpoint",
         error_kept: "your function kept the error to itself",
         another_name: "there is no file at the path",
         something_else: "the file is not what torch.save makes of the state",
     },
-    "save_interval": {
-        without_the_two: "the two in the formula is missing",
-        no_root: "that is the square of the right answer",
-        one_machine: "that is right for one machine",
-        machines_multiplied: "too long: more machines fail more often",
-        interval_as_text: "the answer is of type str, not a number",
-        a_tenth_more: "it should be",
+    "checkpoint_bytes": {
+        parameters_times: "the buffers are missing",
+        state_times: "an optimizer keeps something for parameters, and not for buffers",
+        all_buffers: "a buffer with persistent=False is not in model.state_dict()",
+        frozen_ones_too: "it keeps nothing for frozen parameters",
+        four_bytes_for_all: "for SGD without momentum, it is 196 bytes, not 192",
+        saved_to_memory: "for SGD without momentum, it is 196 bytes",
+        in_single_precision: "for a model of 400 GB, it is 1200012000000 bytes, not 1200012001280",
+        copied_to_measure: "for a model of 400 GB, your function raises ",
+        frozen_thrown_out: "your function changes the model",
     },
-    "files_to_delete": {
-        sorted_as_texts: "step-100.pt comes before step-20.pt: compare numbers",
-        best_counts_among_the_newest: "the best one was counted among the newest",
-        best_forgotten: "yours deletes the best one",
-        those_to_keep: "yours deletes the best one",
-        the_newest_are_kept_only: "those are the files to keep",
-        sorts_the_list_it_was_given: "your function changes the list of names",
-        negative_slice: "of fewer files than are kept, none is to be deleted",
-        minus_zero: "with last=0, all but the best are to be deleted",
-        numbers_of_files: "holds something else than names",
+    "to_half": {
+        halved_whatever_it_is: "counter is no floating-point tensor",
+        halved_if_floating_point: "a number in too_large has become infinite",
+        all_or_nothing: "weight has numbers that fit into float16, but it is torch.float32",
+        looks_at_the_maximum: "a number in too_negative has become infinite",
+        clamped: "too_large does not fit into float16: keep it as it is",
+        only_float32: "double has numbers that fit into float16, but it is torch.float64",
+        in_bfloat16: "weight has numbers that fit into float16, but it is torch.bfloat16",
+        rounded_twice: "weight has not the numbers that half() makes of it",
+        rounded_only: "weight has numbers that fit into float16, but it is torch.float32",
+        halved_in_place: "your function changes the tensors it was given",
+        what_fits: "the names of the answer are not those of the state",
     },
-    "continues_exactly": {
-        in_the_same_run: "the run was continued in itself",
-        not_loaded: "a run that continues exactly was called inexact",
-        nearly_equal: "a run that rounds what it loads was called exact",
-        compared_at_the_cut: "a run that doesn't save its momentum was called exact",
-        trained_to_the_cut_only: "no run was trained from step 0 to the end",
-        begins_at_zero_again: "no run was continued from the cut to the end",
-        the_other_way: "a run that continues exactly was called inexact",
-        always_exact: "a run that doesn't save its momentum was called exact",
+    "save_newest": {
+        keeps_all: "after epochs 1, 2, 3, 4 with keep=3, epoch-1.pt should be gone",
+        by_the_alphabet: "after epochs 1, 2, 3, 4, 8, 9, 10 with keep=2, there is no epoch-10.pt",
+        by_the_time: "should still be there",
+        one_too_many: "with keep=3, epoch-1.pt should be gone",
+        without_gaps: "after epochs 1, 2, 3, 4, 8 with keep=2, epoch-2.pt should be gone",
+        one_at_a_time: "after epochs 1, 2, 3, 4, 8 with keep=2, epoch-3.pt should be gone",
+        without_gaps_or_an_error: "for epoch 1, your function raises FileNotFoundError",
+        counted_from_the_end: "after epochs 1, 2 with keep=3, epoch-1.pt should still be there",
+        deleted_before: "a save broke off, and the checkpoint before it is gone",
+        everything_else: "best.pt is no checkpoint of an epoch, and it is gone",
+        every_pt_file: "for epoch 1, your function raises ValueError: invalid literal for int()",
+        another_file_name: "there is no epoch-1.pt",
+        with_its_epoch: "the file is not what torch.save makes of the state",
+        error_of_saving_kept: "your function kept the error to itself",
+    },
+    "load_lean": {
+        in_the_usual_way: "the model took memory: make it on meta",
+        types_of_a_second_model: "the model took memory: make it on meta",
+        on_meta: "0.weight is on meta: without assign=True, it has nothing to fill",
+        meta_without_assign: "0.weight is on meta: without assign=True, it has nothing to fill",
+        types_of_the_file: "0.weight is torch.float16, but make_model makes it torch.float32",
+        all_in_float32: "2.weight is torch.float32, but make_model makes it torch.float64",
+        state_in_float32: "1.num_batches_tracked is torch.float32, but",
+        by_the_default_device: "from now on, all is made on meta",
+        empty_memory: "does not hold the numbers of the file",
+        lean_but_not_strict: "a file without 0.bias is loaded, and no error says so",
+        loaded_and_not_returned: "your function returns nothing: return the model",
+        in_a_model_around_it: "the model is not one of make_model",
+        no_parameters: "the model has lost parameters",
+    },
+    "take_over": {
+        all_of_it: "for a state with ten classes, your function raises RuntimeError",
+        whatever_fits: "classifier.2.weight should stay new, but for a state with as many classes",
+        body_not_strict: "a state without features.bias is accepted",
+        missing_only: "a state that has a layer too many is accepted",
+        unexpected_only: "a state without features.bias is accepted",
+        similar_names: "classifier.20.weight does not hold the tensor of the state",
+        strict_as_ever: "for a state with ten classes, your function raises RuntimeError",
+        takes_from_the_dict: "your function changes the dict it was given",
+    },
+    "load_head": {
+        attached: "a network with another features.weight gets the layer",
+        attached_and_then_checked: "a network was refused, but it has changed already",
+        hash_of_parameters: "for the network of the file, your function raises ValueError",
+        hash_with_the_head: "for the network of the file, your function raises ValueError",
+        says_it_only: "a network with another features.weight gets the layer",
+        looks_at_names: "a network with another features.weight gets the layer",
+        replaces_the_layer: "the layer is loaded, but the network is not the one that was saved",
     },
 }
 
@@ -940,6 +1744,7 @@ WRONG = {
     [(name, *pair) for name, wrong in WRONG.items() for pair in wrong.items()],
     ids=lambda value: getattr(value, "__name__", ""),
 )
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 def test_a_wrong_answer_gets_its_hint(ask, name, answer, hint):
     line = ask(name, answer)
     assert line.startswith("✗ ")
@@ -955,12 +1760,31 @@ def test_each_exercise_has_two_hints_of_its_own():
 # Other right answers.
 
 
-def with_a_comprehension(state):
-    return sum(t.nbytes for s in state["state"].values() for t in s.values())
+def with_a_list_of_what_waits(state):
+    total, waiting = 0, [state]
+    for value in waiting:
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, torch.Tensor):
+            total += value.numel() * value.element_size()
+    return total
 
 
-def by_element_size(state):
-    return sum(t.numel() * t.element_size() for t in tensors_of(state))
+def from_what_is_pickled(state):
+    """Has each tensor of the state told by a pickler, in whatever it lies."""
+    total = 0
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            nonlocal total
+            if isinstance(value, torch.Tensor):
+                total += value.nbytes
+            return "a tensor" if isinstance(value, torch.Tensor) else None
+
+    Pickler(io.BytesIO()).dump(state)
+    return total
 
 
 def names_with_the_prefix(trained, fresh, path):
@@ -969,15 +1793,66 @@ def names_with_the_prefix(trained, fresh, path):
     fresh.load_state_dict(load(path), strict=False)
 
 
+def under_a_name(trained, fresh, path):
+    torch.save({"classifier": trained.classifier.state_dict()}, path)
+    fresh.classifier.load_state_dict(load(path)["classifier"])
+
+
+def through_an_open_file(trained, fresh, path):
+    with open(path, "wb") as file:
+        torch.save(obj=dict(trained.classifier.named_parameters()), f=file)
+    with open(path, "rb") as file:
+        fresh.classifier.load_state_dict(torch.load(file, weights_only=True), assign=True)
+
+
+def one_by_one(trained, fresh, path):
+    torch.save(trained.classifier.state_dict(), path)
+    with torch.no_grad():
+        for name, tensor in load(path).items():
+            fresh.classifier.get_parameter(name).copy_(tensor)
+
+
+def with_a_save_of_its_own(trained, fresh, path, save=torch.save):
+    """Has its own name for torch.save, as after `from torch import save`."""
+    save(trained.classifier.state_dict(), path)
+    fresh.classifier.load_state_dict(load(path))
+
+
 def deep_copied(best, model, accuracy):
     if best is None or accuracy > best[0]:
         best = [accuracy, copy.deepcopy(model.state_dict())]
     return best
 
 
+def of_a_copied_model(best, model, accuracy):
+    new = (accuracy, copy.deepcopy(model).state_dict())
+    return new if best is None else max(best, new, key=lambda pair: pair[0])
+
+
+def through_a_file(best, model, accuracy):
+    if best is None or best[0] < accuracy:
+        torch.save((accuracy, model.state_dict()), "best.pt")
+        return load("best.pt")
+    return best
+
+
 def default_of_weights_only(path, model):
     model.load_state_dict(torch.load(path, map_location=torch.device("cpu")))
     return model
+
+
+def with_a_function_for_the_place(path, model):
+    state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)
+    model.load_state_dict(state)
+    return model
+
+
+def told_and_raised_again(path, model):
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ValueError("can't be loaded") from error
+    return model.eval()
 
 
 def rate_in_the_state(path, optimizer, learning_rate):
@@ -990,20 +1865,55 @@ def rate_in_the_state(path, optimizer, learning_rate):
 
 def a_copy_renamed(state, model, old, new):
     state = dict(state)
-    for kind in ("weight", "bias"):
-        state[f"{new}.{kind}"] = state.pop(f"{old}.{kind}")
+    for name in [name for name in state if name.startswith(old + ".")]:
+        state[new + name[len(old) :]] = state.pop(name)
     model.load_state_dict(state)
+
+
+def with_a_pattern(state, model, old, new):
+    model.load_state_dict({re.sub(rf"^{old}\.", f"{new}.", n): t for n, t in state.items()})
+
+
+def by_hand(state, model, old, new):
+    names = [new + n[len(old) :] if n.split(".")[0] == old else n for n in state]
+    if set(names) != set(model.state_dict()):
+        raise KeyError("a tensor is missing")
+    for name, tensor in zip(names, state.values(), strict=True):
+        model.state_dict()[name].copy_(tensor)
 
 
 def with_a_slice(state):
     return {n[len("module.") :] if n[:7] == "module." else n: t for n, t in state.items()}
 
 
-def any_error_is_damage(path):
+def with_the_function_of_torch(state):
+    state = dict(state)
+    torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    return state
+
+
+def first_word_only(state):
+    return {n.partition(".")[2] if n.split(".")[0] == "module" else n: t for n, t in state.items()}
+
+
+def loaded_before(path):
     try:
+        torch.load(path)
         return zipfile.ZipFile(path).testzip() is None
     except Exception:
         return False
+
+
+def every_record_read(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                archive.read(record)
+        torch.load(path, mmap=True, weights_only=True)
+    except Exception:
+        return False
+    else:
+        return True
 
 
 def with_pathlib(state, path):
@@ -1029,16 +1939,116 @@ def with_tempfile(state, path, replace=os.replace):
         Path(name).unlink(missing_ok=True)
 
 
+def with_a_temporary_folder(state, path):
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        torch.save(state, os.path.join(folder, "new.pt"))
+        os.replace(src=os.path.join(folder, "new.pt"), dst=path)
+
+
+def with_a_temporary_folder_and_move(state, path):
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        torch.save(state, Path(folder) / "new.pt")
+        shutil.move(Path(folder) / "new.pt", path)
+
+
+def in_memory_first(state, path):
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    Path(path + ".tmp").write_bytes(memory.getvalue())
+    os.rename(path + ".tmp", path)
+
+
+def with_the_helper(state, path):
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def in_a_process(state, path):
+    try:
+        torch.save(state, path + ".tmp")
+        program = "import os, sys; os.replace(*sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", program, path + ".tmp", path], check=True)
+    finally:
+        Path(path + ".tmp").unlink(missing_ok=True)
+
+
+def with_element_sizes(model, copies):
+    total = 0
+    for tensor in model.state_dict(keep_vars=True).values():
+        size = tensor.numel() * tensor.element_size()
+        total += size * (1 + copies) if tensor.requires_grad else size
+    return total
+
+
+def by_the_largest(state):
+    def fits(t):
+        return t.is_floating_point() and t.abs().max() <= torch.finfo(torch.float16).max
+
+    return {name: t.half() if fits(t) else t.clone() for name, t in state.items()}
+
+
+def by_what_stays_finite(state):
+    halved = {n: t.to(torch.float16) if t.is_floating_point() else t for n, t in state.items()}
+    return {n: t if t.isfinite().all() else state[n] for n, t in halved.items()}
+
+
+def with_pathlib_and_atomic(state, folder, epoch, keep):
+    folder = Path(folder)
+    SOLVED["save_atomically"](state, str(folder / f"epoch-{epoch}.pt"))
+    paths = sorted(folder.glob("epoch-*.pt"), key=lambda path: int(path.stem[6:]), reverse=True)
+    for path in paths[keep:]:
+        path.unlink()
+
+
+def filled_memory(path, make_model):
+    with torch.device("meta"):
+        model = make_model()
+    model.to_empty(device="cpu")
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model
+
+
+def types_noted_before(path, make_model):
+    with torch.device("meta"):
+        types = {name: tensor.dtype for name, tensor in make_model().state_dict().items()}
+        model = make_model()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: tensor.to(types.get(name)) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def own_head_filled_in(state, model, head):
+    own = {n: t for n, t in model.state_dict().items() if n.startswith(head + ".")}
+    others = {n: t for n, t in state.items() if not n.startswith(head + ".")}
+    model.load_state_dict({**others, **own})
+
+
+def compared_before(state, model, head):
+    names = {n for n in state if not n.startswith(head + ".")}
+    own = {n for n in model.state_dict() if not n.startswith(head + ".")}
+    assert names == own
+    model.load_state_dict({name: state[name] for name in names}, strict=False)
+
+
+def on_a_copy_of_the_state(path, model, head):
+    saved, others = load(path), copy.deepcopy(model.state_dict())
+    for name in model.get_submodule(head).state_dict():
+        del others[f"{head}.{name}"]
+    assert compute_sha256(others) == saved["backbone_sha256"]
+    model.load_state_dict({f"{head}.{n}": t for n, t in saved["last_layer"].items()}, strict=False)
+
+
 def with_math(save_time, year, machines):
     return math.sqrt(2 * save_time * (year / machines))
 
 
-def a_set_of_names(names, best, last):
-    numbers = sorted((number_of(name) for name in names if name != best), reverse=True)
-    return {f"step-{number}.pt" for number in numbers[last:]}
+def as_sizes(path):
+    header = header_of(path)
+    header.pop("__metadata__", None)
+    return {name: torch.Size(entry["shape"]) for name, entry in header.items()}
 
 
-def through_a_file(make_run, train, cut, end):
+def cut_through_a_file(make_run, train, cut, end):
     run = make_run()
     train(run, 0, cut)
     torch.save(run.state_dict(), "cut.pt")
@@ -1049,26 +2059,52 @@ def through_a_file(make_run, train, cut, end):
     return same_states(continued, whole)
 
 
+RIGHT = {
+    "save_interval": [with_math],
+    "shapes_in": [as_sizes],
+    "continues_exactly": [cut_through_a_file],
+    "optimizer_bytes": [with_a_list_of_what_waits, from_what_is_pickled],
+    "move_classifier": [
+        names_with_the_prefix,
+        under_a_name,
+        through_an_open_file,
+        one_by_one,
+        with_a_save_of_its_own,
+    ],
+    "keep_if_better": [deep_copied, of_a_copied_model, through_a_file],
+    "load_into_cpu": [
+        default_of_weights_only,
+        with_a_function_for_the_place,
+        told_and_raised_again,
+    ],
+    "resume_slower": [rate_in_the_state],
+    "load_renamed": [a_copy_renamed, with_a_pattern, by_hand],
+    "strip_module": [with_a_slice, with_the_function_of_torch, first_word_only],
+    "is_intact": [loaded_before, every_record_read],
+    "save_atomically": [
+        with_pathlib,
+        with_tempfile,
+        with_a_temporary_folder,
+        with_a_temporary_folder_and_move,
+        in_memory_first,
+        in_a_process,
+        with_the_helper,
+    ],
+    "checkpoint_bytes": [with_element_sizes],
+    "to_half": [by_the_largest, by_what_stays_finite],
+    "save_newest": [with_pathlib_and_atomic],
+    "load_lean": [filled_memory, types_noted_before],
+    "take_over": [own_head_filled_in, compared_before],
+    "load_head": [on_a_copy_of_the_state],
+}
+
+
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [
-        ("save_interval", with_math),
-        ("files_to_delete", a_set_of_names),
-        ("continues_exactly", through_a_file),
-        ("optimizer_bytes", with_a_comprehension),
-        ("optimizer_bytes", by_element_size),
-        ("move_classifier", names_with_the_prefix),
-        ("keep_if_better", deep_copied),
-        ("load_into_cpu", default_of_weights_only),
-        ("resume_slower", rate_in_the_state),
-        ("load_renamed", a_copy_renamed),
-        ("strip_module", with_a_slice),
-        ("is_intact", any_error_is_damage),
-        ("save_atomically", with_pathlib),
-        ("save_atomically", with_tempfile),
-    ],
+    [(name, answer) for name, right in RIGHT.items() for answer in right],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that an answer leaves open
 def test_another_right_answer_is_right(ask, name, answer):
     assert ask(name, answer).startswith("✓ ")
 
@@ -1121,13 +2157,14 @@ def test_exercises_go_before_the_recap_once_and_keep_their_outputs():
 
 def test_nothing_of_a_solution_stays_in_its_exercise():
     source = 'def f(\n    a,\n    b,\n):\n    """Add."""\n    c = a + b\n    return c'
-    blank = 'def f(\n    a,\n    b,\n):\n    """Add."""\n    ...  # your lines here'
+    last = "    raise NotImplementedError  # your lines here"
+    blank = f'def f(\n    a,\n    b,\n):\n    """Add."""\n{last}'
     assert without_solution(source) == blank
-    assert without_solution("def f(a):\n    return a") == "def f(a):\n    ...  # your lines here"
+    assert without_solution("def f(a):\n    return a") == f"def f(a):\n{last}"
     assert without_solution("import os") == "import os"
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
-            if cell.source.startswith("def "):
+            if is_exercise(cell) and cell.source.startswith("def "):
                 solved = cell.source.splitlines()
                 assert without_solution(cell.source).splitlines()[:-1] == solved[:2]
                 assert 1 <= len(solved) - 2 <= 8

@@ -1,9 +1,46 @@
-"""Breaks what each ✓ of a notebook checks, in a kernel that runs it, and looks for the ✗."""
+"""A notebook in a kernel, cell by cell; and what each of its ✓ checks, broken on purpose."""
 
+import contextlib
 from typing import NamedTuple
 
 import nbformat
 from nbclient import NotebookClient
+
+
+@contextlib.contextmanager
+def open_notebook(path):
+    """Yield a function that runs a cell of a notebook, or other lines, and returns what is printed.
+
+    The kernel starts in the notebook's folder. An error in a cell is raised as nbclient's
+    CellExecutionError.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    sources = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--log-level=ERROR"],
+    )
+
+    def run(cell_or_lines):
+        cell = nbformat.v4.new_code_cell(sources.get(cell_or_lines, cell_or_lines))
+        notebook.cells.append(cell)
+        client.execute_cell(cell, len(notebook.cells) - 1)
+        return "".join(output.get("text", "") for output in cell.outputs)
+
+    run.cells = sources
+    with client.setup_kernel():
+        yield run
+
+
+def run_up_to(run, last):
+    """Run all cells up to the one of this name, and return what it prints."""
+    for name in run.cells:
+        printed = run(name)
+        if name == last:
+            return printed
+    raise ValueError(f"There is no cell {last}.")
 
 
 class Break(NamedTuple):
@@ -19,9 +56,8 @@ class Break(NamedTuple):
     after: str = "pass"
 
 
-def marks_of(cell):
-    """Return the ✓ and ✗ that a cell has printed, in their order."""
-    text = "".join(output.get("text", "") for output in cell.outputs)
+def marks_in(text):
+    """Return the ✓ and ✗ in a text, in their order."""
     return "".join(mark for mark in text if mark in "✓✗")
 
 
@@ -37,37 +73,19 @@ def run_and_break(path, breaks, patches=None, skip=()):
     `patches` are lines to run after a cell, by its id; cells in `skip`, exercises and figures are
     left out. Returns the breaks that were noticed.
     """
-    notebook = nbformat.read(path, as_version=4)
-    cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        resources={"metadata": {"path": path.parent}},
-        extra_arguments=["--log-level=ERROR"],
-    )
     noticed = []
-    with client.setup_kernel():
-
-        def execute(source):
-            cell = nbformat.v4.new_code_cell(source)
-            notebook.cells.append(cell)
-            client.execute_cell(cell, len(notebook.cells) - 1)
-            return cell
-
-        for name, cell in cells.items():
-            if name in skip or name.startswith("exercise") or "show(" in cell.source:
+    with open_notebook(path) as run:
+        for name, source in run.cells.items():
+            if name in skip or name.startswith("exercise") or "show(" in source:
                 continue
-            assert "✗" not in marks_of(execute(cell.source)), name
-            execute((patches or {}).get(name, "pass"))
-            for each in breaks:
-                if each.cells[-1] != name:
-                    continue
-                for change, marks in [(each.before, each.marks), (each.after, "✓")]:
-                    execute(change)
-                    printed = marks_of([execute(cells[other].source) for other in each.cells][-1])
-                    if marks == "✓":
-                        assert set(printed) == {"✓"}, f"{each.what}: not mended"
-                    else:
-                        assert printed == marks, f"{each.what}: {printed} instead of {marks}"
+            assert "✗" not in run(name), name
+            run((patches or {}).get(name, "pass"))
+            for each in (each for each in breaks if each.cells[-1] == name):
+                run(each.before)
+                marks = marks_in([run(cell) for cell in each.cells][-1])
+                assert marks == each.marks, f"{each.what}: {marks} instead of {each.marks}"
+                run(each.after)
+                marks = marks_in([run(cell) for cell in each.cells][-1])
+                assert set(marks) == {"✓"}, f"{each.what}: not mended"
                 noticed.append(each)
     return noticed

@@ -3,8 +3,8 @@
     python tools/make_exercises.py
 
 The cells whose id begins with "exercise" go from a solution into the notebook of the same name,
-before its recap, with `...` in the place of each solved body. Cells that are there already keep
-their outputs.
+before its recap, with `raise NotImplementedError` in the place of each solved body. Cells that are
+there already keep their outputs.
 """
 
 import ast
@@ -16,9 +16,10 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises
 
-Three small functions, from easy to hard. Write your lines in the place of `...`, run the cell, \
-and run the one below it: it tries your function out and answers with a tick or a hint. \
-Afterwards, compare yours with the [solutions](solutions/{name})."""
+Three small functions, from easy to hard. Write your lines in the place of \
+`raise NotImplementedError`, run the cell, and run the one below it: it tries your function out \
+and answers with a tick or a hint. Afterwards, compare yours with the \
+[solutions](solutions/{name})."""
 
 
 def is_exercise(cell):
@@ -26,7 +27,7 @@ def is_exercise(cell):
 
 
 def without_solution(source):
-    """Return the source of a cell with the body of its function replaced by `...`.
+    """Return the source of a cell with one line in the place of its function's body.
 
     The docstring stays, and so does a cell that defines no function.
     """
@@ -37,7 +38,9 @@ def without_solution(source):
     first = function.body[0]
     has_docstring = ast.get_docstring(function) is not None
     last_line_kept = first.end_lineno if has_docstring else first.lineno - 1
-    return "\n".join([*source.splitlines()[:last_line_kept], "    ...  # your lines here"])
+    return "\n".join(
+        [*source.splitlines()[:last_line_kept], "    raise NotImplementedError  # your lines here"]
+    )
 
 
 def exercise_cells(solution, name):

@@ -9,11 +9,13 @@ machines, and stamps each notebook with hashes of its code, its outputs and the 
 """
 
 import argparse
+import ast
 import base64
 import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tokenize
 from pathlib import Path
@@ -90,17 +92,39 @@ def save_in_place(notebook, path):
 
 
 def hash_code(notebook):
-    """Hash what the outputs come from: the code cells, helper/ and exercises/, without comments."""
+    """Hash what the outputs come from, without comments: the code cells, and what they import."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    files = sorted(files_behind("\n".join(code)))
     digest = hashlib.sha256()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            digest.update(without_comments(cell.source).encode() + b"\0")
-    for file in sorted([*ROOT.glob("helper/*.py"), *ROOT.glob("exercises/*.py")]):
-        source = without_comments(file.read_text(encoding="utf-8"))
-        digest.update(file.name.encode() + b"\0" + source.encode() + b"\0")
+    for source in [*code, *(file.read_text(encoding="utf-8") for file in files)]:
+        digest.update(without_comments(source).encode() + b"\0")
     for file in ROOT.glob("helper/*.mplstyle"):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def files_behind(source):
+    """Return the files in helper/, exercises/ and beside the notebooks that some code uses."""
+    files, waiting = set(), [source]
+    beside = list(ROOT.glob("notebooks/*.py"))
+    while waiting:
+        source = waiting.pop()
+        found = {file for file in beside if re.search(rf"\b{file.stem}\b", source)}
+        for node in ast.walk(ast.parse(source)):
+            package, _, module = (getattr(node, "module", None) or "").partition(".")
+            if isinstance(node, ast.ImportFrom) and package in ("helper", "exercises"):
+                names = [alias.name for alias in node.names]
+                found |= {ROOT / package / f"{name}.py" for name in [module, *names]}
+                # `from exercises import check_it`: the file that defines it.
+                found |= {
+                    file
+                    for file in ROOT.glob(f"{package}/*.py")
+                    if not module and any(f"def {n}(" in file.read_text("utf-8") for n in names)
+                }
+        found = {file for file in found if file.is_file()} - files
+        files |= found
+        waiting += [file.read_text(encoding="utf-8") for file in found]
+    return files
 
 
 def without_comments(source):

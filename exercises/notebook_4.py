@@ -1,0 +1,145 @@
+"""The checks of the exercises in notebook 4."""
+
+import functools
+import os
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam
+
+from exercises.check import (
+    Hint,
+    Net,
+    Unpicklable,
+    copy_of,
+    equal,
+    exercise,
+    is_state,
+    need,
+    need_number,
+    read,
+    refuses,
+    same,
+)
+
+
+def kept_by(make, model):
+    """Return how many bytes an optimizer keeps for a model, the numbers of steps left out."""
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    return sum(t.nbytes for t in kept if isinstance(t, torch.Tensor) and t.dim() > 0)
+
+
+@exercise
+def check_checkpoint_bytes(call, folder):
+    """Compare with real optimizers, and try a model that no memory holds."""
+    momentum = functools.partial(SGD, momentum=0.9)
+    for name, make, copies, dtype, frozen in [
+        ("SGD without momentum", SGD, 0, torch.float32, False),
+        ("SGD with momentum", momentum, 1, torch.float32, False),
+        ("Adam with a model in float64", Adam, 2, torch.float64, False),
+        ("SGD with momentum and frozen features", momentum, 1, torch.float32, True),
+    ]:
+        model = Net().to(dtype)
+        model.features.requires_grad_(not frozen)
+        model.register_buffer("cache", torch.zeros(5), persistent=False)
+        before = copy_of(model)
+        answer = call(model, copies, when=f"for {name}, ")
+        need_number(answer)
+        need(equal(copy_of(model), before), "your function changes the model.")
+
+        state, parameters = before.values(), list(model.parameters())
+        in_state, in_all = (sum(t.nbytes for t in tensors) for tensors in (state, parameters))
+        kept = kept_by(make, model)
+        if answer != in_state + kept:
+            need(answer != in_all + kept, "the buffers are missing: model.state_dict() has them.")
+            doubled = copies and answer == in_state * (1 + copies)
+            need(not doubled, "an optimizer keeps something for parameters, and not for buffers.")
+            need(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
+            in_cache = answer == in_state + kept + model.cache.nbytes
+            need(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
+            raise Hint(f"for {name}, it is {in_state + kept} bytes, not {answer!s:.12}.")
+    with torch.device("meta"):
+        huge = nn.Linear(100_000, 1_000_000)  # shapes and types, and no memory
+    answer = call(huge, 2, when="for a model of 400 GB, ")
+    wanted = 3 * sum(p.nbytes for p in huge.parameters())
+    need(answer == wanted, f"for a model of 400 GB, it is {wanted} bytes, not {answer!s:.20}.")
+    return f"as real optimizers keep it; a model of 400 GB makes {wanted / 1e9:,.0f} GB with Adam"
+
+
+@exercise
+def check_to_half(call, folder):
+    """Hand it numbers that half precision has, numbers that it doesn't, and whole numbers."""
+    state = {
+        "weight": torch.randn(3, 2),
+        "largest": torch.tensor([65504.0, -65504.0]),
+        "too_large": torch.tensor([1.0, 1e5]),
+        "too_negative": torch.tensor([1.0, -1e5]),
+        "double": torch.tensor([0.1, -0.2], dtype=torch.float64),
+        "counter": torch.tensor(100_001),
+        "mask": torch.tensor([True, False]),
+    }
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    result = call(state)
+    need(list(state) == list(before), "your function changes the dict it was given.")
+    need(equal(state, before), "your function changes the tensors it was given.")
+    need(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
+    need(set(result) == set(state), "the names of the answer are not those of the state.")
+    for name in ("counter", "mask"):
+        need(
+            same(result[name], state[name]),
+            f"{name} is no floating-point tensor: keep it as it is.",
+        )
+    for name in ("weight", "double", "largest"):
+        half = result[name].dtype == torch.float16
+        need(half, f"{name} has numbers that fit into float16, but it is {result[name].dtype}.")
+        right = torch.equal(result[name], state[name].half())
+        need(right, f"{name} has not the numbers that half() makes of it.")
+    for name in ("too_large", "too_negative"):
+        infinite = result[name].isinf().any()
+        need(not infinite, f"a number in {name} has become infinite: float16 ends at 65504.")
+        need(
+            same(result[name], state[name]), f"{name} does not fit into float16: keep it as it is."
+        )
+    return "what fits is in half precision; what would overflow and whole numbers are as they were"
+
+
+@exercise
+def check_save_newest(call, folder):
+    """Save epochs with gaps among other files, whose times of writing are no guide."""
+    others, saved = ["best.pt", "epoch-1.txt", "old-epoch-2.pt"], []
+    for name in others:
+        open(os.path.join(folder, name), "w").close()
+    for keep, epochs in {3: [1, 2, 3, 4], 2: [8, 9, 10, 12, 99, 100], 1: [101]}.items():
+        for epoch in epochs:
+            saved.append(epoch)
+            state = {"epoch": torch.tensor(epoch)}
+            call(state, folder, epoch, keep, when=f"for epoch {epoch}, ")
+            after = f"after epochs {', '.join(map(str, saved))} with keep={keep},"
+            path = os.path.join(folder, f"epoch-{epoch}.pt")
+            own = f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?"
+            need(os.path.isfile(path), own)
+            content = read(path)
+            right = is_state(content) and equal(content, state)
+            need(right, "the file is not what torch.save makes of the state.")
+            there = set(os.listdir(folder))
+            for name in others:
+                need(name in there, f"{name} is no checkpoint of an epoch, and it is gone.")
+            for kept in saved[-keep:]:
+                need(f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there.")
+                there.remove(f"epoch-{kept}.pt")
+            for name in sorted(there - set(others)):
+                raise Hint(f"{after} {name} should be gone.")
+            os.utime(path, (1e9 - epoch, 1e9 - epoch))  # as after copying from another machine
+
+    before = set(os.listdir(folder))
+    told = refuses(call, {"broken": Unpicklable()}, folder, 102, 1)
+    need(
+        before <= set(os.listdir(folder)), "a save broke off, and the checkpoint before it is gone."
+    )
+    need(told, "a save broke off, and your function kept the error to itself.")
+    return "the newest are kept by their numbers, and none is deleted before the new one is saved"

@@ -1,0 +1,110 @@
+"""Notebooks in careless hands: no wrong result without a word."""
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from helper.checkpoint import describe_checkpoint
+from tests.test_ticks import FEW
+from tests.ticks import open_notebook, run_up_to
+from tools.course import ROOT
+
+FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
+FOURTH, FIFTH = "4-alexnet-train-and-save.ipynb", "5-alexnet-load-and-continue.ipynb"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def refused(run, cell):
+    """Return the message of the error that a cell raises."""
+    with pytest.raises(CellExecutionError) as error:
+        run(cell)
+    return error.value.evalue
+
+
+@pytest.mark.slow
+def test_started_from_another_folder(course):
+    """An editor may start a notebook in the root of the course, where `helper` is found, too."""
+    with open_notebook(course / FIRST) as run:
+        run("import os; os.chdir('..')")
+        message = refused(run, "path")
+    assert message.startswith("This notebook has to run in its own folder, and runs in ")
+    assert "notebooks/" in message
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_looks_where_it_is(path):
+    first = [cell for cell in nbformat.read(path, as_version=4).cells if cell.id == "path"]
+    assert 'if not os.path.isdir("../helper"):' in first[0].source
+
+
+@pytest.mark.slow
+def test_the_pair_in_careless_hands(course, change_settings):
+    change_settings(course / FIRST, NUM_EPOCHS=1)
+    change_settings(course / SECOND, NUM_EPOCHS=2)
+    with open_notebook(course / FIRST) as run:
+        run_up_to(run, "final")
+
+    with open_notebook(course / SECOND) as run:
+        run_up_to(run, "go-on")
+        # Run once more before the training: nothing of the checkpoint is left in the model.
+        run("initialize")
+        assert "Nothing is loaded yet" in refused(run, "continue")
+        run("load-checkpoint")
+        # Settings that are not those of notebook 1.
+        run("BATCH_SIZE = 100")
+        run("data")
+        assert "Mind its batch size" in refused(run, "continue")
+        run("BATCH_SIZE = 128")
+        run("data")
+        run("RANDOM_SEED = 7")
+        assert "Notebook 1 ran with RANDOM_SEED = 123" in refused(run, "load-checkpoint")
+        run("RANDOM_SEED = 123")
+        # The title of a figure belongs to the model that was kept, whenever it was.
+        run("load-checkpoint")
+        run("keep")
+        run("continue")
+        run("keep")
+        run("examples")
+        assert run("print(epoch_before, history.epoch)") == "2 2\n"
+        # All of it once more, and the proof is the same.
+        for cell in ["load-checkpoint", "continue", "uninterrupted", "train-uninterrupted"]:
+            run(cell)
+        assert run("proof").count("✓") == 2
+        assert run("proof").count("✓") == 2
+
+
+@pytest.mark.slow
+def test_the_large_pair_in_careless_hands(course, change_settings):
+    few = FEW.format(loaders="loaders", number=64)
+    change_settings(course / FOURTH, NUM_EPOCHS=1)
+    with open_notebook(course / FOURTH) as run:
+        for cell in ["path", "imports", "settings", "device", "data"]:
+            run(cell)
+        run(few)
+        for cell in ["new-alexnet", "initialize", "disk", "optimizer", "train"]:
+            run(cell)
+        # The optimizer anew, and with it the model: the next run begins where the first one did.
+        loss = run("print(history.minibatch_loss)")
+        run("optimizer")
+        run("train")
+        assert run("print(history.minibatch_loss)") == loss
+        run("NUM_EPOCHS = 2")
+        run("train")
+        run("save-model")
+
+    stale = course / "saved_data" / "alexnet-continued.pt"
+    stale.write_bytes((course / "saved_data" / "alexnet-model.pt").read_bytes())
+    change_settings(course / FIFTH, NUM_EPOCHS=1)
+    with open_notebook(course / FIFTH) as run:
+        for cell in ["path", "imports", "settings", "device", "files", "data"]:
+            run(cell)
+        run(few)
+        run("new-alexnet")
+        run("new-run")
+        run("RANDOM_SEED = 7")
+        assert "Notebook 4 ran with RANDOM_SEED = 123" in refused(run, "load-checkpoint")
+        run("RANDOM_SEED = 123")
+        run("load-checkpoint")
+        # Fewer epochs than are done: nothing to do, and what is saved is this run all the same.
+        assert "Nothing to do: 2 of 1 epochs are done already." in run("continue")
+        assert "2 epochs done" in repr(describe_checkpoint(stale, every_tensor=False))

@@ -1,0 +1,45 @@
+"""`make student`: notebooks without outputs, in a folder of their own."""
+
+import re
+
+import nbformat
+import pytest
+
+from tools import student
+from tools.course import ROOT
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.setattr(student, "WORK", tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_every_notebook_is_there_without_outputs(work):
+    student.main()
+    notebooks = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path.name for path in work.glob("*.ipynb")} == notebooks
+    for path in work.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert not cell.get("outputs")
+            assert cell.get("execution_count") is None
+
+
+def test_links_lead_somewhere_from_there(work):
+    student.main()
+    for path in work.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for link in re.findall(r"\]\((?!https?:)([^)#]+)", cell.source):
+                # work/ stands beside notebooks/, so what leaves it begins in the root.
+                target = ROOT / link[3:] if link.startswith("../") else work / link
+                assert target.exists(), f"{path.name}: {link}"
+
+
+def test_what_a_student_has_written_stays(work, capsys):
+    student.main()
+    mine = work / "1-lenet5-train-and-save.ipynb"
+    mine.write_text("my answers")
+    capsys.readouterr()
+    student.main()
+    assert mine.read_text() == "my answers"
+    assert f"work/{mine.name} is there already, and stays as it is" in capsys.readouterr().out

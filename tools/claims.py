@@ -1,0 +1,78 @@
+"""Hold the claims of tests/claims.py against runs with other arithmetics, seeds and batch sizes.
+
+    python tools/claims.py              all of them: half an hour on two cores
+    python tools/claims.py NAME...      some of them
+
+Prints a line for each run, and exits with 1 if a claim is false or a ✗ was printed.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.claims import CLAIMS, is_true, outputs_of  # noqa: E402
+from tools.arithmetic import REFERENCE  # noqa: E402
+from tools.course import temporary_course  # noqa: E402
+from tools.run_notebooks import run  # noqa: E402
+
+ALL = [1, 2, 3, 4, 5, 6]
+NO_VECTORS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+# By name: the environment, the settings, and the notebooks that run, in this order.
+RUNS = {
+    "reference": ({}, {}, ALL),
+    "one-thread": ({"OMP_NUM_THREADS": "1"}, {}, ALL),
+    "no-vector-instructions": (NO_VECTORS, {}, ALL),
+    "seed-1": ({}, {"RANDOM_SEED": 1}, [1, 2, 3, 6]),
+    "seed-42": ({}, {"RANDOM_SEED": 42}, [1, 2, 3, 6]),
+    "seed-2025": ({}, {"RANDOM_SEED": 2025}, [1, 2, 3, 6]),
+    "lecture-batch-size": ({}, {"BATCH_SIZE": 256}, [1, 2, 6]),
+}
+
+
+def set_parameters(path, settings):
+    """Change settings in the cell of a notebook that is tagged `parameters`."""
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for name, value in settings.items():
+        cell.source, changed = re.subn(f"(?m)^{name} = .*", f"{name} = {value!r}", cell.source)
+        if changed != 1:
+            raise ValueError(f"{path.name} has no setting {name}.")
+    nbformat.write(notebook, path)
+
+
+def failures(environment, settings, numbers):
+    """Run notebooks in a copy of the course, and return what is false, a line each."""
+    os.environ.update({**REFERENCE, **environment})
+    done = {}
+    with temporary_course(keep_data=True) as course:
+        for number in numbers:
+            (path,) = (course / "notebooks").glob(f"{number}-*.ipynb")
+            set_parameters(path, settings)
+            run(path, lambda notebook, _, number=number: done.update({number: notebook}))
+    out = outputs_of(done)
+    crosses = [
+        f"notebook {n}, cell {cell}: {text}" for (n, cell), text in out.items() if "✗" in text
+    ]
+    claims = [claim for claim in CLAIMS if claim.notebook in numbers]
+    return crosses + [
+        f"notebook {claim.notebook}, cell {claim.cell}: {claim.words}"
+        for claim in claims
+        if not is_true(claim, out)
+    ]
+
+
+def main():
+    os.environ["TQDM_DISABLE"] = "1"
+    results = {name: failures(*RUNS[name]) for name in sys.argv[1:] or RUNS}
+    for name, false in results.items():
+        print("✗" if false else "✓", name, *false, sep="\n    " if false else " ")
+    sys.exit(any(results.values()))
+
+
+if __name__ == "__main__":
+    main()
