@@ -1,9 +1,12 @@
 """The checks of the exercises in notebook 6."""
 
+import json
 import math
 import numbers
+import os
 
 import torch
+from safetensors.torch import save_file
 
 from exercises.check import exercise, need
 
@@ -38,47 +41,35 @@ def check_save_interval(call, folder):
 
 
 @exercise
-def check_files_to_delete(call, folder):
-    """Have the best among the oldest and among the newest, and fewer files than are kept."""
-    names = [f"step-{step}.pt" for step in (120, 20, 100, 80, 40, 60)]
-    before = list(names)
-    for best, last, wanted in [
-        ("step-40.pt", 2, {20, 60, 80}),
-        ("step-120.pt", 2, {20, 40, 60}),
-        ("step-20.pt", 1, {40, 60, 80, 100}),
-    ]:
-        what = f"of 20, 40, ... 120 with the best {best} and last={last}, "
-        answer = call(names, best, last, when=what)
-        need(names == before, "your function changes the list of names that it was given.")
+def check_shapes_in(call, folder):
+    """Hand it a whole file, and one of which only the header has arrived."""
+    path = os.path.join(folder, "model.safetensors")
+    tensors = {"dense.weight": torch.ones(3, 2), "dense.bias": torch.ones(3), "n": torch.ones(())}
+    save_file(tensors, path, metadata={"trained on": "digits, until they were known by heart"})
+    wanted = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    compare_shapes(call(path, when="for a whole file, "), wanted)
+
+    header = {"w": {"dtype": "F32", "shape": [50_000, 40_000], "data_offsets": [0, 8 * 10**9]}}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+    when = "for a file whose tensors are still on their way, "
+    compare_shapes(call(path, when=when), {"w": [50_000, 40_000]})
+    return "the header alone tells the shapes, even of 8 GB that are not there yet"
+
+
+def compare_shapes(answer, wanted):
+    """Raise a hint unless an answer is a dict from the names to these shapes."""
+    kind = type(answer).__name__
+    need(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
+    need("__metadata__" not in answer, "__metadata__ is no tensor: it is text about the file.")
+    need(set(answer) == set(wanted), f"the names should be {', '.join(wanted)}.")
+    for name, shape in answer.items():
         need(
-            isinstance(answer, (list, tuple, set)) and all(type(n) is str for n in answer),
-            f"the answer is of type {type(answer).__name__}, or holds something else than names.",
+            isinstance(shape, (list, tuple)),
+            f"{name}: the shape of each tensor, not all that the header says of it.",
         )
-        need(set(answer) <= set(names), f"{what}yours deletes a file that is not in the list.")
-        need(len(set(answer)) == len(answer), f"{what}yours deletes a file twice.")
-        need(best not in answer, f"{what}yours deletes the best one.")
-        wanted = {f"step-{step}.pt" for step in wanted}
-        need(
-            set(answer) != set(names) - wanted - {best},
-            f"{what}those are the files to keep, not the ones to delete.",
-        )
-        by_text = sorted(name for name in names if name != best)[:-last]
-        need(
-            set(answer) == wanted or set(answer) != set(by_text),
-            f"{what}sorted as texts, step-100.pt comes before step-20.pt: compare numbers.",
-        )
-        counted = before.copy()
-        counted.sort(key=lambda name: int(name[5:-3]))
-        need(
-            set(answer) == wanted or set(answer) != set(counted[:-last]) - {best},
-            f"{what}the best one was counted among the newest: each rule for itself.",
-        )
-        need(set(answer) == wanted, f"{what}those to delete are {', '.join(sorted(wanted))}.")
-    few = call(names[:4], names[0], 4, when="for fewer files than are kept, ")
-    need(few is not None and not list(few), "of fewer files than are kept, none is to be deleted.")
-    none = call(names[:2], names[0], 0, when="for last=0, ")
-    need(list(none) == [names[1]], "with last=0, all but the best are to be deleted.")
-    return "the newest stay by their numbers, and the best stays wherever it stands"
+        need(list(shape) == wanted[name], f"the shape of {name}: it should be {wanted[name]}.")
 
 
 class Run:

@@ -68,6 +68,20 @@ def memory(out):
     return [(float(load), float(predict)) for load, predict in rows]
 
 
+def steps(out, cell, pattern=r"(?:after loading|that are saved): +(\d+)"):
+    """Return a number of steps that a cell of notebook 6 prints about the schedule's horizon."""
+    return numbers(out[6, cell], pattern)[0]
+
+
+def taken_away(out):
+    """Return where the run is stopped by SIGTERM, goes on, is killed, and goes on."""
+    return numbers(
+        out[6, "outer"],
+        r"way out in step (\d+)\nbegins after step +(\d+): killed in step (\d+)\n"
+        r"begins after step +(\d+): finished",
+    )
+
+
 def first_line(text):
     return text.splitlines()[0]
 
@@ -343,6 +357,108 @@ CLAIMS = [
             out[5, "take-over"].split()
             == ["Missing:", "['classifier.6.weight',", "'classifier.6.bias']", "Unexpected:", "[]"]
         ),
+    ),
+    Claim(
+        6,
+        "horizon-after-md",
+        "loading put the old one back",
+        lambda out: steps(out, "horizon", r"epochs: +(\d+)") == 2 * steps(out, "horizon"),
+    ),
+    Claim(
+        6,
+        "horizon-after-md",
+        "until the schedule is over",
+        lambda out: (
+            steps(out, "horizon-error", r"Tried to step (\d+) times") - 1
+            == steps(out, "horizon-error")
+            == steps(out, "horizon")
+        ),
+    ),
+    Claim(
+        6,
+        "accumulate-lesson",
+        "A cut inside a group loses the gradients that are in the sum already",
+        lambda out: (
+            re.findall(r", (\d) in the sum: the same run: (\w+)", out[6, "accumulate"])
+            == [(str(number), str(number == 0)) for number in (0, 1, 2, 3, 0)]
+        ),
+    ),
+    Claim(
+        6,
+        "bfloat16-lesson",
+        "the weights stay float32 (BatchNorm counts its batches in int64)",
+        lambda out: "of the model: torch.float32 torch.int64\n" in out[6, "bfloat16"],
+    ),
+    Claim(
+        6,
+        "float16-lesson",
+        "A fresh scaler begins at the top again",
+        lambda out: (
+            numbers(out[6, "float16-cut"], r"is cut: (\S+)")[0] < 2**24
+            and "without the scaler's state: the same run: False" in out[6, "float16-cut"]
+        ),
+    ),
+    Claim(
+        6,
+        "averaged-lesson",
+        "without its state, the average begins anew at the cut",
+        lambda out: "without the average: the same run: False" in out[6, "averaged-cut"],
+    ),
+    Claim(
+        6,
+        "workers-lesson",
+        "where the worker draws, the number of workers belongs to the run",
+        lambda out: (
+            re.findall(r"the same run: (\w+)", out[6, "workers-number"]) == ["False", "True"]
+        ),
+    ),
+    Claim(
+        6,
+        "compile-inside-md",
+        "The prefix `_orig_mod.`",
+        lambda out: (
+            re.findall(r": +(\S+)", out[6, "compile"])
+            == ["hidden.0.weight", "_orig_mod.hidden.0.weight"]
+        ),
+    ),
+    Claim(
+        6,
+        "compile-lesson",
+        "the batch of 5 is computed by a program for any size in one run, and by one of its own in",
+        lambda out: (
+            re.findall(r"dynamic=None.*: (\[.*\])", out[6, "compile-sizes"])
+            == ["['9 images', 'any size']", "['5 images', 'any size']"]
+        ),
+    ),
+    Claim(
+        6,
+        "outer-lesson",
+        "After SIGTERM nothing is lost: the second process begins where the first one ended",
+        lambda out: taken_away(out)[0] == taken_away(out)[1],
+    ),
+    Claim(
+        6,
+        "outer-lesson",
+        "The kill costs the steps since the last multiple of five",
+        lambda out: taken_away(out)[3] == (taken_away(out)[2] - 1) // 5 * 5,
+    ),
+    Claim(
+        6,
+        "simulate-after-md",
+        "half or twice the best interval costs little",
+        lambda out: 5 < numbers(out[6, "simulate-figure"], r"loses (\S+)% of the time")[0] < 15,
+    ),
+    Claim(
+        6,
+        "often-lesson",
+        "Where a fifth of the time is lost",
+        lambda out: 17 < numbers(out[6, "machines"], r"10,000 .* (\S+)%")[0] < 23,
+    ),
+    Claim(
+        6,
+        "over-safe-lesson",
+        "`save_model`, which leaves the second name out",
+        lambda out: out[6, "over-safe-tied"] == "In the file: 0.bias 0.weight 1.bias\n",
     ),
 ]
 

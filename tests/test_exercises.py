@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import itertools
+import json
 import math
 import os
 import pickle
@@ -46,7 +47,7 @@ def read(path):
 
 def answers(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
-    namespace = {"torch": torch, "os": os, "re": re, "zipfile": zipfile}
+    namespace = {"json": json, "torch": torch, "os": os, "re": re, "zipfile": zipfile}
     namespace["compute_sha256"] = compute_sha256
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
@@ -1371,45 +1372,47 @@ def a_tenth_more(save_time, year, machines):
     return 1.1 * SOLVED["save_interval"](save_time, year, machines)
 
 
-def number_of(name):
-    return int(name[5:-3])
+def header_of(path):
+    with open(path, "rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "little")))
 
 
-def sorted_as_texts(names, best, last):
-    return sorted(name for name in names if name != best)[:-last]
+def with_the_metadata(path):
+    return {name: entry.get("shape", []) for name, entry in header_of(path).items()}
 
 
-def best_counts_among_the_newest(names, best, last):
-    return [name for name in sorted(names, key=number_of)[:-last] if name != best]
+def all_of_the_header(path):
+    return {name: entry for name, entry in header_of(path).items() if name != "__metadata__"}
 
 
-def best_forgotten(names, best, last):
-    return sorted(names, key=number_of)[:-last]
+def loads_the_tensors(path):
+    from safetensors.torch import load_file
+
+    return {name: tensor.shape for name, tensor in load_file(path).items()}
 
 
-def those_to_keep(names, best, last):
-    return [name for name in names if name not in SOLVED["files_to_delete"](names, best, last)]
+def big_endian(path):
+    with open(path, "rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "big")))
 
 
-def the_newest_are_kept_only(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[-last:]
+def guesses_the_length(path):
+    with open(path, "rb") as file:
+        text = file.read(200)[8:]
+    header = json.loads(text[: text.rindex(b"}") + 1])
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
-def sorts_the_list_it_was_given(names, best, last):
-    names.sort(key=number_of)
-    return SOLVED["files_to_delete"](names, best, last)
+def numbers_of_elements(path):
+    return {name: len(shape) for name, shape in SOLVED["shapes_in"](path).items()}
 
 
-def negative_slice(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[: len(names) - 1 - last]
+def first_dimension(path):
+    return {name: shape[:1] for name, shape in SOLVED["shapes_in"](path).items()}
 
 
-def minus_zero(names, best, last):
-    return sorted((name for name in names if name != best), key=number_of)[:-last]
-
-
-def numbers_of_files(names, best, last):
-    return [number_of(name) for name in SOLVED["files_to_delete"](names, best, last)]
+def names_of_tensors(path):
+    return list(SOLVED["shapes_in"](path))
 
 
 def in_the_same_run(make_run, train, cut, end):
@@ -1483,6 +1486,34 @@ def always_exact(make_run, train, cut, end):
 
 
 WRONG = {
+    "save_interval": {
+        without_the_two: "the two in the formula is missing",
+        no_root: "that is the square of the right answer",
+        one_machine: "that is right for one machine",
+        machines_multiplied: "too long: more machines fail more often",
+        interval_as_text: "the answer is of type str, not a number",
+        a_tenth_more: "it should be",
+    },
+    "shapes_in": {
+        with_the_metadata: "__metadata__ is no tensor",
+        all_of_the_header: "the shape of each tensor, not all that the header says of it",
+        loads_the_tensors: "for a file whose tensors are still on their way, your function raises",
+        big_endian: "your function raises",
+        guesses_the_length: "your function raises",
+        numbers_of_elements: "the shape of each tensor",
+        first_dimension: "it should be",
+        names_of_tensors: "the answer is of type list, not a dict",
+    },
+    "continues_exactly": {
+        in_the_same_run: "the run was continued in itself",
+        not_loaded: "a run that continues exactly was called inexact",
+        nearly_equal: "a run that rounds what it loads was called exact",
+        compared_at_the_cut: "a run that doesn't save its momentum was called exact",
+        trained_to_the_cut_only: "no run was trained from step 0 to the end",
+        begins_at_zero_again: "no run was continued from the cut to the end",
+        the_other_way: "a run that continues exactly was called inexact",
+        always_exact: "a run that doesn't save its momentum was called exact",
+    },
     "optimizer_bytes": {
         numbers_instead_of_bytes: "that is the number of elements",
         four_bytes_each: "too few bytes for Adam in float64: not every element takes 4 bytes",
@@ -1704,35 +1735,6 @@ WRONG = {
         says_it_only: "a network with another features.weight gets the layer",
         looks_at_names: "a network with another features.weight gets the layer",
         replaces_the_layer: "the layer is loaded, but the network is not the one that was saved",
-    },
-    "save_interval": {
-        without_the_two: "the two in the formula is missing",
-        no_root: "that is the square of the right answer",
-        one_machine: "that is right for one machine",
-        machines_multiplied: "too long: more machines fail more often",
-        interval_as_text: "the answer is of type str, not a number",
-        a_tenth_more: "it should be",
-    },
-    "files_to_delete": {
-        sorted_as_texts: "step-100.pt comes before step-20.pt: compare numbers",
-        best_counts_among_the_newest: "the best one was counted among the newest",
-        best_forgotten: "yours deletes the best one",
-        those_to_keep: "yours deletes the best one",
-        the_newest_are_kept_only: "those are the files to keep",
-        sorts_the_list_it_was_given: "your function changes the list of names",
-        negative_slice: "of fewer files than are kept, none is to be deleted",
-        minus_zero: "with last=0, all but the best are to be deleted",
-        numbers_of_files: "holds something else than names",
-    },
-    "continues_exactly": {
-        in_the_same_run: "the run was continued in itself",
-        not_loaded: "a run that continues exactly was called inexact",
-        nearly_equal: "a run that rounds what it loads was called exact",
-        compared_at_the_cut: "a run that doesn't save its momentum was called exact",
-        trained_to_the_cut_only: "no run was trained from step 0 to the end",
-        begins_at_zero_again: "no run was continued from the cut to the end",
-        the_other_way: "a run that continues exactly was called inexact",
-        always_exact: "a run that doesn't save its momentum was called exact",
     },
 }
 
@@ -2040,12 +2042,13 @@ def with_math(save_time, year, machines):
     return math.sqrt(2 * save_time * (year / machines))
 
 
-def a_set_of_names(names, best, last):
-    numbers = sorted((number_of(name) for name in names if name != best), reverse=True)
-    return {f"step-{number}.pt" for number in numbers[last:]}
+def as_sizes(path):
+    header = header_of(path)
+    header.pop("__metadata__", None)
+    return {name: torch.Size(entry["shape"]) for name, entry in header.items()}
 
 
-def through_the_file(make_run, train, cut, end):
+def cut_through_a_file(make_run, train, cut, end):
     run = make_run()
     train(run, 0, cut)
     torch.save(run.state_dict(), "cut.pt")
@@ -2057,6 +2060,9 @@ def through_the_file(make_run, train, cut, end):
 
 
 RIGHT = {
+    "save_interval": [with_math],
+    "shapes_in": [as_sizes],
+    "continues_exactly": [cut_through_a_file],
     "optimizer_bytes": [with_a_list_of_what_waits, from_what_is_pickled],
     "move_classifier": [
         names_with_the_prefix,
@@ -2090,9 +2096,6 @@ RIGHT = {
     "load_lean": [filled_memory, types_noted_before],
     "take_over": [own_head_filled_in, compared_before],
     "load_head": [on_a_copy_of_the_state],
-    "save_interval": [with_math],
-    "files_to_delete": [a_set_of_names],
-    "continues_exactly": [through_the_file],
 }
 
 
