@@ -1,5 +1,5 @@
-# make run · make test · make fast · make lab · make student · make claims · make bench ·
-# make notebooks · make reset
+# make run · make test · make fast · make lab · make student · make check · make demo · make site ·
+# make test-browser · make claims · make bench · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 #
 # LOCK names the releases to install: make LOCK= test takes the newest ones,
@@ -14,7 +14,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test fast lint lab student claims bench notebooks reset
+.PHONY: run test fast lint lab student check demo site test-browser claims bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
@@ -34,6 +34,19 @@ lab: $(READY)
 
 student: $(READY)
 	@$(BIN)/python tools/student.py
+
+check: $(READY)
+	@$(BIN)/python tools/check.py
+
+demo: $(READY)
+	@$(BIN)/python tools/demo.py
+
+site: $(READY)
+	@$(BIN)/python tools/make_site.py
+
+# Says what it needs, if that is not installed.
+test-browser: $(READY)
+	$(BIN)/python -m pytest tests/browser.py
 
 claims: $(READY)
 	@$(BIN)/python tools/claims.py

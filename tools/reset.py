@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = [ROOT / "notebooks" / "saved_data", ROOT / "build"]
+FOLDERS = [ROOT / name for name in ("notebooks/saved_data", "build", "site", "demo")]
 
 
 def main():
