@@ -55,8 +55,8 @@ CELLS = [
     ("loss 0.25, ✓", "loss 0.25, ✓", True, True),
     ("loss 0.25, ✓", "loss  1e-3, ✓", False, True),
     ("loss 0.25, ✓", "loss 0.25, ✗", False, False),
-    ("4 taken for 9: 3 times", "2 taken for 6: 1 time, 4 taken for 2: 1 time", False, True),
-    ("4 taken for 9: 3 times", "no mistakes", False, False),
+    ("most frequent mistakes: 4 taken for 9 (3).", "most frequent mistakes: none.", False, True),
+    ("4 taken for 9 (3)", "no mistakes", False, False),
 ]
 SAVE = """
 import os

@@ -28,7 +28,8 @@ def test_every_notebook_is_there_without_outputs(work):
 def test_links_lead_somewhere_from_there(work):
     student.main()
     for path in work.glob("*.ipynb"):
-        for cell in nbformat.read(path, as_version=4).cells:
+        cells = nbformat.read(path, as_version=4).cells
+        for cell in (cell for cell in cells if cell.cell_type == "markdown"):
             for link in re.findall(r"\]\((?!https?:)([^)#]+)", cell.source):
                 # work/ stands beside notebooks/, so what leaves it begins in the root.
                 target = ROOT / link[3:] if link.startswith("../") else work / link
