@@ -1,6 +1,6 @@
 """Run notebooks from top to bottom, each in a fresh kernel, and show which cell is running.
 
-    python tools/run_notebooks.py NOTEBOOK...              writes .ipynb and .html to build/
+    python tools/run_notebooks.py NOTEBOOK...              writes them and all pages to build/
     python tools/run_notebooks.py --in-place NOTEBOOK...   stores the outputs in the notebooks
 
 They run in a copy of the course, so that notebooks/saved_data stays as it is. `--in-place` produces
@@ -23,12 +23,12 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from nbconvert import HTMLExporter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
 from tools.course import BUILD, ROOT, temporary_course  # noqa: E402
+from tools.make_site import make_site  # noqa: E402
 
 README_PICTURE = ROOT / "docs" / "continued.png"
 
@@ -68,13 +68,6 @@ def run(path, save):
     save(notebook, path)
     results = [cell for _, cell in cells if "result" in cell.metadata.get("tags", [])]
     return f"{path.stem}: {results[-1].outputs[0].text.splitlines()[-1]}" if results else path.stem
-
-
-def save_to_build(notebook, path):
-    """Write the executed notebook and its HTML page to build/."""
-    nbformat.write(notebook, BUILD / path.name)
-    html, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-    (BUILD / f"{path.stem}.html").write_text(html, encoding="utf-8")
 
 
 def save_in_place(notebook, path):
@@ -162,16 +155,24 @@ def main():
     os.environ.setdefault("OMP_WAIT_POLICY", REFERENCE["OMP_WAIT_POLICY"])
     if arguments.in_place:
         os.environ.update(REFERENCE)
-    save = save_in_place if arguments.in_place else save_to_build
 
-    results = []
+    results, executed = [], {}
     with temporary_course(keep_data=True) as course:
         for path in (path.resolve() for path in arguments.notebooks):
-            copy = course / path.relative_to(ROOT)
-            results.append(run(copy, lambda notebook, _, path=path: save(notebook, path)))
+            source = path.relative_to(ROOT)
+
+            def keep(notebook, _, source=source):
+                executed[source.as_posix()] = notebook
+
+            results.append(run(course / source, keep))
+            if arguments.in_place:
+                save_in_place(executed[source.as_posix()], path)
+            else:
+                nbformat.write(executed[source.as_posix()], BUILD / path.name)
     print("", *results, sep="\n")
     if not arguments.in_place:
-        print("\nTo read: build/*.html")
+        make_site(BUILD, executed)
+        print("\nTo read: build/index.html")
 
 
 if __name__ == "__main__":
