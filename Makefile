@@ -46,7 +46,7 @@ site: $(READY)
 
 # Says what it needs, if that is not installed.
 test-browser: $(READY)
-	$(BIN)/python -m pytest tests/browser.py
+	$(BIN)/python -m pytest tests/browser.py tests/lab.py
 
 claims: $(READY)
 	@$(BIN)/python tools/claims.py
