@@ -108,8 +108,8 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
         own = describe_run(**parts)
         checkpoint = read_checkpoint(path, map_location)
         check_equal(path, checkpoint["description"], own)
-        # A model copies the tensors that it is given; others may keep them, and they are still those
-        # in the file, which somebody may overwrite.
+        # A model copies the tensors that it is given; others may keep them, and they are still
+        # those in the file, which somebody may overwrite.
         states = {**checkpoint, **checkpoint["others"]}
         states = {n: states[n] if n == "model" else copy.deepcopy(states[n]) for n in parts}
         undo = [remember(part) for part in parts.values()]

@@ -25,7 +25,13 @@ from helper.dataset import get_dataloaders_mnist
 from helper.distributed import load_sharded, rank_and_size, save_sharded
 from helper.evaluation import compute_logits
 from helper.history import History
-from helper.reproducibility import compute_sha256, seed_batch, seed_loader, set_all_seeds
+from helper.reproducibility import (
+    compute_sha256,
+    seed_batch,
+    seed_loader,
+    set_all_seeds,
+    set_deterministic,
+)
 from helper.signals import STOPS, SignalsWait
 
 WAIT = timedelta(seconds=30)  # for the other ranks, at most
@@ -181,6 +187,7 @@ def say(text):
 
 def main():
     arguments = parse_arguments()
+    set_deterministic()
     dist.init_process_group("gloo", timeout=WAIT)
     loaders = get_dataloaders_mnist(arguments.batch_size, source=arguments.source)
     run, history = new_run(arguments.seed), History(seed=arguments.seed)
