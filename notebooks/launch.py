@@ -63,8 +63,10 @@ def explain(errors):
 
 
 def source(file, *names):
-    """Return the source of functions and classes in a file, to be shown under a cell."""
+    """Return a file, or some functions and classes of it, to be shown under a cell."""
     text = Path(file).read_text(encoding="utf-8")
-    parts = {getattr(node, "name", None): node for node in ast.parse(text).body}
-    shown = [ast.get_source_segment(text, parts[name]) for name in names] or [text]
-    return Markdown("```python\n" + "\n\n\n".join(part.strip() for part in shown) + "\n```")
+    if names:
+        nodes = {getattr(node, "name", None): node for node in ast.parse(text).body}
+        text = "\n\n\n".join(ast.get_source_segment(text, nodes[name]) for name in names)
+    language = "python" if file.endswith(".py") else "bash"
+    return Markdown(f"```{language}\n{text.strip()}\n```")
