@@ -15,7 +15,9 @@ def check_my_rows(call, folder):
     """Split batches among ranks, also one that can't be split evenly."""
     for rows, size in [(8, 2), (8, 4), (6, 1)]:
         batch = torch.arange(2 * rows).reshape(rows, 2)
-        parts = [call(batch, rank, size, when=f"for rank {rank} of {size}, ") for rank in range(size)]
+        parts = [
+            call(batch, rank, size, when=f"for rank {rank} of {size}, ") for rank in range(size)
+        ]
         for part in parts:
             kind = type(part).__name__
             need(isinstance(part, torch.Tensor), f"the answer is of type {kind}, not a tensor.")

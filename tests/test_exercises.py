@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import hashlib
 import io
 import itertools
+import json
 import math
 import os
 import pickle
@@ -23,6 +25,7 @@ import exercises
 from helper.atomic import write_atomically
 from helper.reproducibility import compute_sha256
 from tests.test_notebooks import problems
+from tests.wrong_about_many import WRONG_ABOUT_MANY
 from tools.make_exercises import (
     NOTEBOOKS,
     SOLUTIONS,
@@ -47,7 +50,7 @@ def read(path):
 def answers(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
     namespace = {"torch": torch, "os": os, "re": re, "zipfile": zipfile}
-    namespace["compute_sha256"] = compute_sha256
+    namespace |= {"compute_sha256": compute_sha256, "hashlib": hashlib, "json": json, "Path": Path}
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
             if is_exercise(cell) and cell.source.startswith("def "):
@@ -87,7 +90,7 @@ def ask(capsys, tmp_path, monkeypatch):
 
 
 def test_there_are_three_exercises_to_a_notebook():
-    assert [name[0] for name in LESSONS] == ["1", "2", "3", "4", "5", "6"]
+    assert [name[0] for name in LESSONS] == list("12345678")
     assert len(CHECKS) == 3 * len(LESSONS)
     for name in LESSONS:
         cells = read(SOLUTIONS / name).cells
@@ -1734,6 +1737,7 @@ WRONG = {
         the_other_way: "a run that continues exactly was called inexact",
         always_exact: "a run that doesn't save its momentum was called exact",
     },
+    **WRONG_ABOUT_MANY,
 }
 
 
