@@ -9,6 +9,7 @@ from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -21,6 +22,9 @@ from helper.history import History
 from helper.reproducibility import compute_sha256, seed_batch
 
 BATCHES, BATCH_SIZE, TIMEOUT = 8, 12, 20
+needs_fully_shard = pytest.mark.skipif(
+    torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
+)
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.many"])  # so that PyTorch is imported once
 

@@ -10,9 +10,7 @@ import torch
 
 from tests import many
 
-pytestmark = pytest.mark.skipif(
-    torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
-)
+pytestmark = [many.needs_fully_shard, pytest.mark.slow]
 
 
 def one_answer(answers):
@@ -104,7 +102,6 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "name", "call"), MOMENTS)
 def test_a_rank_that_dies_while_saving_leaves_a_complete_checkpoint(
     tmp_path, monkeypatch, rank, name, call
