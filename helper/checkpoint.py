@@ -36,19 +36,7 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
     that was there before is unchanged then, unless the message says otherwise.
     """
     with SignalsWait(), checkpoint_errors(f"{path} could not be saved, and is as it was before"):
-        description = describe_run(model, optimizer, scheduler, **others)
-        if name := find_not_finite(model, optimizer):
-            raise ValueError(f"{name} is not finite: training has failed, load an older checkpoint")
-        checkpoint = {
-            "format": FORMAT,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "history": history.state_dict(),
-            "others": {name: other.state_dict() for name, other in others.items()},
-            "description": description,
-            "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
-        }
+        checkpoint = make_checkpoint(model, optimizer, scheduler, history, **others)
         error = write_atomically(path, lambda file: write(checkpoint, file))
     if error is not None:
         raise CheckpointError(
@@ -57,12 +45,30 @@ def save_checkpoint(path, model, optimizer, scheduler, history, **others):
         )
 
 
+def make_checkpoint(model, optimizer, scheduler, history, **others):
+    """Return a run as the dict that is saved, or raise an error if it should not be saved."""
+    description = describe_run(model, optimizer, scheduler, **others)
+    if name := find_not_finite(model, optimizer):
+        raise ValueError(f"{name} is not finite: training has failed, load an older checkpoint")
+    return {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "history": history.state_dict(),
+        "others": {name: other.state_dict() for name, other in others.items()},
+        "description": description,
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
+    }
+
+
 def find_not_finite(model, optimizer):
     """Return the name of a parameter or a tensor of the optimizer that is not finite, or None."""
     tensors = dict(model.named_parameters())
     for number, state in enumerate(s for s in optimizer.state.values() if isinstance(s, dict)):
         tensors |= {f"{name} {number} of the optimizer": value for name, value in state.items()}
     for name, value in tensors.items():
+        value = value.to_local() if hasattr(value, "to_local") else value  # of one rank of many
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
             smallest, largest = torch.aminmax(value.detach())  # 30 times as fast as isfinite
             if not (smallest.isfinite() and largest.isfinite()):
@@ -102,16 +108,13 @@ def load_checkpoint(path, model, optimizer=None, scheduler=None, map_location="c
         own = describe_run(**parts)
         checkpoint = read_checkpoint(path, map_location)
         check_equal(path, checkpoint["description"], own)
+        # A model copies the tensors that it is given; others may keep them, and they are still
+        # those in the file, which somebody may overwrite.
         states = {**checkpoint, **checkpoint["others"]}
+        states = {n: states[n] if n == "model" else copy.deepcopy(states[n]) for n in parts}
         undo = [remember(part) for part in parts.values()]
         try:
-            for name, part in parts.items():
-                # A model copies the tensors that it is given; others may keep them, and they are
-                # still those in the file, which somebody may overwrite.
-                state = states[name] if part is model else copy.deepcopy(states[name])
-                part.load_state_dict(state)
-                if isinstance(part, torch.optim.Optimizer):
-                    keep_types(state, part)
+            fill(parts, states)
         except BaseException:
             for put_back in undo:
                 put_back()
@@ -145,6 +148,14 @@ def remember(part):
             layer.set_extra_state(before)
 
     return put_back
+
+
+def fill(parts, states):
+    """Load the state of each part."""
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+        if isinstance(part, torch.optim.Optimizer):
+            keep_types(states[name], part)
 
 
 def keep_types(saved, optimizer):

@@ -136,10 +136,13 @@ def show_examples(model, data_loader, class_names=None, indices=None, figure=Non
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(visible=not right, color="#D55E00", linewidth=6)
     figure.suptitle(title)
-    mistakes = (logits.argmax(dim=1) != targets.cpu()).sum()
-    told = (
-        f"{len(targets)} images with predicted and true label; in a frame as mistakes: {mistakes}."
-    )
+    mistakes = [
+        f"{class_names[target]} taken for {class_names[predicted]}"
+        for predicted, target in zip(logits.argmax(dim=1).tolist(), targets.tolist(), strict=True)
+        if predicted != target
+    ]
+    told = f"{len(targets)} images, {len(mistakes)} of them in a frame, as mistakes: "
+    told += (", ".join(mistakes) or "none") + "."
     tell(axes.flat[0], introduced(title, told))
     return figure, axes
 

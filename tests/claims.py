@@ -90,13 +90,13 @@ CLAIMS = [
     Claim(
         1,
         "train-after-md",
-        "the network knows most digits",
+        "it is most of them",
         lambda out: numbers(out[1, "final"], r"test accuracy (\S+)%")[0] > 50,
     ),
     Claim(
         1,
         "train-after-md",
-        "It leaves mistakes",
+        "but not all",
         lambda out: numbers(out[1, "final"], r"test accuracy (\S+)%")[0] < 100,
     ),
     Claim(
@@ -108,8 +108,8 @@ CLAIMS = [
     Claim(
         1,
         "plot-accuracy-md",
-        "falls steeply",
-        lambda out: losses(out, 1)[1] < 0.7 * losses(out, 1)[0],
+        "The thick line shows how it falls",
+        lambda out: losses(out, 1)[1] < losses(out, 1)[0],
     ),
     Claim(
         1,
@@ -149,7 +149,7 @@ CLAIMS = [
     Claim(
         2,
         "curves-after-md",
-        "The loss goes on where notebook 1 left it, and falls further",
+        "The loss goes on where notebook 1 left it",
         lambda out: (
             losses(out, 2)[0] == losses(out, 1)[0] and losses(out, 2)[1] < losses(out, 1)[1]
         ),
@@ -157,13 +157,7 @@ CLAIMS = [
     Claim(
         2,
         "curves-after-md",
-        "The training accuracy comes close to 100%",
-        lambda out: numbers(out[2, "plot-accuracy"], r"Training .*? to (\S+)%,")[0] > 97,
-    ),
-    Claim(
-        2,
-        "curves-after-md",
-        "the validation accuracy stays below it",
+        "the training accuracy usually ends above the validation accuracy",
         lambda out: (
             numbers(out[2, "plot-accuracy"], r"validation .*? to (\S+)%")[0]
             < numbers(out[2, "plot-accuracy"], r"Training .*? to (\S+)%,")[0]
@@ -174,7 +168,7 @@ CLAIMS = [
         "examples-after-md",
         "On the left, all of them stand in a frame",
         lambda out: (
-            len(set(numbers(out[2, "examples"], r": (\d+) images .* as mistakes: (\d+)\."))) == 1
+            len(set(numbers(out[2, "examples"], r": (\d+) images, (\d+) of them in a frame"))) == 1
         ),
     ),
     Claim(
@@ -198,7 +192,7 @@ CLAIMS = [
     Claim(
         3,
         "worth-after-md",
-        "exact until the scheduler of the exact run has counted to eight",
+        "exact until the scheduler of the exact run comes to the next multiple of four",
         lambda out: (
             worth(out)["no scheduler"]
             == 1 + 2 * numbers(out[3, "reference"], r"(\d+) in each epoch")[0]
@@ -252,14 +246,14 @@ CLAIMS = [
     Claim(
         3,
         "wrong-side-lesson",
-        "each further stop adds to it",
-        lambda out: 0 < never_seen(out)[2] < never_seen(out)[3],
+        "some examples are seen twice and others not at all",
+        lambda out: never_seen(out)[2] > 0 and never_seen(out)[3] > 0,
     ),
     Claim(
         3,
         "started-again-md",
-        "at most seven batches, is trained again",
-        lambda out: 0 <= trained_again(out) <= 7,
+        "at most eight batches, is trained again",
+        lambda out: 0 <= trained_again(out) <= 8,
     ),
     Claim(
         3,
@@ -276,7 +270,7 @@ CLAIMS = [
     Claim(
         4,
         "loss-after-md",
-        "before it falls",
+        "and fall only then",
         lambda out: losses(out, 4)[1] < 0.8 * losses(out, 4)[0],
     ),
     Claim(

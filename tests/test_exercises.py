@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ import exercises
 from helper.atomic import write_atomically
 from helper.reproducibility import compute_sha256
 from tests.test_notebooks import problems
+from tests.wrong_about_many import WRONG_ABOUT_MANY
 from tools.make_exercises import (
     NOTEBOOKS,
     SOLUTIONS,
@@ -47,8 +49,8 @@ def read(path):
 
 def answers(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
-    namespace = {"json": json, "torch": torch, "os": os, "re": re, "zipfile": zipfile}
-    namespace["compute_sha256"] = compute_sha256
+    namespace = {"torch": torch, "os": os, "re": re, "zipfile": zipfile}
+    namespace |= {"compute_sha256": compute_sha256, "hashlib": hashlib, "json": json, "Path": Path}
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
             if is_exercise(cell) and cell.source.startswith("def "):
@@ -88,7 +90,7 @@ def ask(capsys, tmp_path, monkeypatch):
 
 
 def test_there_are_three_exercises_to_a_notebook():
-    assert [name[0] for name in LESSONS] == ["1", "2", "3", "4", "5", "6"]
+    assert [name[0] for name in LESSONS] == list("12345678")
     assert len(CHECKS) == 3 * len(LESSONS)
     for name in LESSONS:
         cells = read(SOLUTIONS / name).cells
@@ -1736,6 +1738,7 @@ WRONG = {
         looks_at_names: "a network with another features.weight gets the layer",
         replaces_the_layer: "the layer is loaded, but the network is not the one that was saved",
     },
+    **WRONG_ABOUT_MANY,
 }
 
 

@@ -102,7 +102,8 @@ def test_examples_show_predicted_and_true_label_and_frame_the_mistakes():
         assert ax.spines["left"].get_visible() == (number % 3 != 1)
         assert (ax.title.get_fontweight() == "bold") == (number % 3 != 1)
     assert axes[0, 0].images[0].get_array()[0, 0] == 0  # -1 is black
-    words = "15 images with predicted and true label; in a frame as mistakes: 10."
+    mistakes = ", ".join(["0 taken for 1, 2 taken for 1"] * 5)
+    words = f"15 images, 10 of them in a frame, as mistakes: {mistakes}."
     assert sentences_of(figure) == [words]
 
 
@@ -149,10 +150,9 @@ def test_show_prints_the_sentences_of_all_parts_of_a_figure(capsys):
     show_examples(Constant(), [batch(3)], figure=left, title="Before")
     show_examples(Constant(), [batch(2)], figure=right, title="After")
     show("And one more.")
-    words = "images with predicted and true label; in a frame as mistakes:"
     assert capsys.readouterr().out.splitlines() == [
-        f"Before: 3 {words} 2.",
-        f"After: 2 {words} 1.",
+        "Before: 3 images, 2 of them in a frame, as mistakes: 0 taken for 1, 2 taken for 1.",
+        "After: 2 images, 1 of them in a frame, as mistakes: 0 taken for 1.",
         "And one more.",
     ]
     assert plt.get_fignums() == []  # shown once, and gone

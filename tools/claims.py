@@ -30,7 +30,7 @@ RUNS = {
     "seed-1": ({}, {"RANDOM_SEED": 1}, [1, 2, 3, 6]),
     "seed-42": ({}, {"RANDOM_SEED": 42}, [1, 2, 3, 6]),
     "seed-2025": ({}, {"RANDOM_SEED": 2025}, [1, 2, 3, 6]),
-    "lecture-batch-size": ({}, {"BATCH_SIZE": 256}, [1, 2, 6]),
+    "lecture-batch-size": ({}, {"BATCH_SIZE": 256}, [1, 2, 3, 6]),
 }
 
 

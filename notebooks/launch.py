@@ -1,0 +1,72 @@
+"""What the notebooks about many processes use to start them, and to show a part of a file."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from IPython.display import Markdown
+
+
+def launch(command):
+    """Run a command that begins with torchrun or python, and print what its processes print.
+
+    Returns its exit `status` (0 where all went well), what it `printed`, and its `errors`. Of the
+    errors, the last line of the traceback is printed, and which rank was killed.
+    """
+    program, *arguments = shlex.split(command)
+    start = {"torchrun": ["-m", "torch.distributed.run"], "python": []}[program]
+    # A thread for each process: several of them would wait for each other on few cores.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    printed = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, *start, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                printed.append(line)
+            status = process.wait()
+        finally:
+            process.terminate()  # the stop button ends torchrun, and torchrun its processes
+            process.wait()
+        file.seek(0)
+        errors = file.read()
+    if status != 0:
+        explain(errors)
+    return SimpleNamespace(status=status, printed="".join(printed), errors=errors)
+
+
+def explain(errors):
+    """Print what stands in standard error, without its times, paths and numbers of processes."""
+    for rank in sorted(set(re.findall(r"rank +: (\d+) .*\n.*\(SIGKILL\)", errors))):
+        print(f"Rank {rank} was killed.")
+    found = re.search(r"^Rank (\d+) failed first:\n(?: .*\n|Traceback.*\n)*(.*)", errors, re.M)
+    if found and "gloo" in found[2]:  # its words depend on how far the other rank had come
+        print(f"Rank {found[1]}: the connection to another rank is gone.")
+    elif found:
+        print(found[2])
+    elif "EADDRINUSE" in errors:
+        print("The port is taken, perhaps by another torchrun. --standalone takes a free one.")
+    elif usage := re.search(r"error: (.*)", errors):
+        print(usage[1])
+
+
+def source(file, *names):
+    """Return a file, or some functions and classes of it, to be shown under a cell."""
+    text = Path(file).read_text(encoding="utf-8")
+    if names:
+        nodes = {getattr(node, "name", None): node for node in ast.parse(text).body}
+        text = "\n\n\n".join(ast.get_source_segment(text, nodes[name]) for name in names)
+    language = "python" if file.endswith(".py") else "bash"
+    return Markdown(f"```{language}\n{text.strip()}\n```")

@@ -1,0 +1,342 @@
+"""Processes for the tests of helper/distributed.py: what each does, and how they are run."""
+
+import itertools
+import os
+import pkgutil
+import resource
+import signal
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from helper.compatibility import CheckpointError
+from helper.distributed import gather, load_sharded, save_sharded
+from helper.history import History
+from helper.reproducibility import compute_sha256, seed_batch
+
+BATCHES, BATCH_SIZE, TIMEOUT = 8, 12, 20
+needs_fully_shard = pytest.mark.skipif(
+    torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
+)
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.many"])  # so that PyTorch is imported once
+
+
+class Net(nn.Module):
+    """Layers that ranks can't share evenly, buffers that differ between ranks, tied weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalize = nn.BatchNorm1d(5)
+        self.first = nn.Linear(5, 7)
+        self.frozen = nn.Linear(7, 3).requires_grad_(False)
+        self.last = nn.Linear(3, 3, bias=False)
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.last.weight
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.frozen(torch.tanh(self.first(self.normalize(x))))
+        return self.tied(torch.tanh(self.last(x)))
+
+
+class Run:
+    """A fresh model, sharded if there is a process group, its optimizer, scheduler and history."""
+
+    def __init__(self, optimizer=torch.optim.AdamW):
+        torch.manual_seed(1)
+        self.model = Net()
+        if dist.is_initialized():
+            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+            fully_shard(self.model.first, mesh=mesh)
+            fully_shard(self.model, mesh=mesh)
+        settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+        self.optimizer = optimizer(self.model.parameters(), lr=0.01, **settings)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.05, total_steps=20)
+        self.history = History(seed=5, batches_per_epoch=BATCHES, batch_size=BATCH_SIZE)
+
+    @property
+    def parts(self):
+        return self.model, self.optimizer, self.scheduler
+
+    def train(self, until=BATCHES, after_batch=lambda batch: None):
+        """Train up to a batch of the first epoch; each rank takes its part of each batch."""
+        rank, size = position()
+        while self.history.batch < until:
+            seed_batch(self.history.seed, 1, self.history.batch, 1)
+            features = torch.randn(BATCH_SIZE, 5).chunk(size)[rank]
+            loss = self.model(features).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            losses = gather(loss.item())
+            self.history.minibatch_loss.append(sum(losses) / size)
+            after_batch(self.history.batch)
+        return self
+
+    def save(self, folder, **settings):
+        save_sharded(folder, *self.parts, self.history, **settings)
+        return self
+
+    def load(self, folder):
+        self.history = load_sharded(folder, *self.parts)
+        return self
+
+    def whole(self):
+        """Return all tensors with all their rows, and everything else."""
+        states = self.model.state_dict(), self.optimizer.state_dict(), self.scheduler.state_dict()
+        return [gathered(state) for state in (*states, self.history.state_dict())]
+
+    def sha256(self):
+        return compute_sha256(*self.whole())
+
+
+def gathered(value, method="full_tensor"):
+    """Return a state with all rows of its tensors."""
+    if isinstance(value, dict):
+        return {name: gathered(item, method) for name, item in value.items()}
+    if isinstance(value, list):
+        return [gathered(item, method) for item in value]
+    return getattr(value, method)() if hasattr(value, method) else value
+
+
+def local(value):
+    """Return a state with those rows of its tensors that this rank holds."""
+    return gathered(value, "to_local")
+
+
+def position():
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(task, rank, size, folder, results, arguments):
+    """Be one rank: run a task in a process group, and report what it returns or raises."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=TIMEOUT),
+    )
+    try:
+        result = task(*arguments)
+    except Exception as error:
+        result = error
+    results.send((rank, result))
+    results.close()
+    os._exit(0)  # gloo's threads may abort a process that ends as usual
+
+
+def run(size, task, folder, *arguments, killed=()):
+    """Let `size` ranks run `task(*arguments)` in `folder`; return what each returned or raised.
+
+    The ranks in `killed` die before they report. All must have ended within a minute.
+    """
+    (Path(folder) / "store").unlink(missing_ok=True)
+    ranks, answers = [], {}
+    for rank in range(size):
+        receive, send = PROCESSES.Pipe(duplex=False)
+        values = (task, rank, size, str(folder), send, arguments)
+        process = PROCESSES.Process(target=start, args=values, daemon=True)
+        process.start()
+        send.close()
+        ranks.append((process, receive))
+    try:
+        for rank, (process, receive) in enumerate(ranks):
+            if not receive.poll(60):
+                raise AssertionError(f"rank {rank} hangs")
+            try:
+                answers[rank] = receive.recv()[1]
+            except EOFError:
+                answers[rank] = None
+            process.join(60)
+            assert (process.exitcode == -signal.SIGKILL) == (rank in killed)
+    finally:
+        for process, _ in ranks:
+            process.kill()
+    return [answers[rank] for rank in range(size)]
+
+
+# Tasks of a rank
+
+
+def train_and_save(until, folder="run", optimizer=torch.optim.AdamW, **settings):
+    return Run(optimizer).train(until).save(folder, **settings).sha256()
+
+
+def load(folder="run", optimizer=torch.optim.AdamW):
+    return Run(optimizer).load(folder).sha256()
+
+
+def load_and_train(folder="run", optimizer=torch.optim.AdamW):
+    run = Run(optimizer).load(folder)
+    return run.history.batch, run.train().sha256()
+
+
+def train_without_a_break(optimizer=torch.optim.AdamW):
+    return Run(optimizer).train().sha256()
+
+
+def train_alike(until, folder="run"):
+    """Train, continue if there is something saved, save, and return the weights.
+
+    BatchNorm stays as it is: in training, it would see other rows on another number of ranks.
+    """
+    run = Run(torch.optim.SGD)
+    if Path(folder).exists():
+        run.load(folder)
+    run.model.normalize.eval()
+    whole = gathered(run.train(until).model.state_dict())
+    if until < BATCHES:
+        run.save(folder)
+    return {name: tensor.tolist() for name, tensor in whole.items()}
+
+
+def die_in_the_third_save(rank, name, call):
+    """Save after each batch, until a rank dies when it calls a function for the so-manieth time."""
+    run = Run()
+    for batch in (1, 2, 3):
+        sha256 = run.train(batch).sha256()
+        if position()[0] == 0:
+            Path(f"sha256-{batch}").write_text(sha256)
+        if batch == 3 and position()[0] == rank:
+            at_call(name, call, kill_myself)
+        run.save("run")
+
+
+def at_call(name, call, action):
+    """Do something when a function of a module is called for the `call`-th time, from 1 on."""
+    module, _, attribute = name.rpartition(".")
+    owner = pkgutil.resolve_name(module)
+    own, calls = getattr(owner, attribute), itertools.count(1)
+
+    def function(*arguments, **settings):
+        if next(calls) == call:
+            action()
+        return own(*arguments, **settings)
+
+    setattr(owner, attribute, function)
+
+
+def save_where_there_is_no_room(rank, limit):
+    """Save twice; the second time, a rank can't write files of more than `limit` bytes."""
+    run = Run().train(2).save("run")
+    before = run.sha256()
+    run.train(3)
+    if position()[0] == rank:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        run.save("run")
+    except CheckpointError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return str(error), left_in("run"), Run().load("run").sha256() == before
+    return "saved"
+
+
+def refuse(change, rank=None):
+    """Load into a run that was changed, on one rank or all; return the error, and what changed."""
+    Run().train(2).save("run")
+    other = Run().train(1)
+    if rank in (None, position()[0]):
+        change(other)
+    before = compute_sha256(*(local(part.state_dict()) for part in other.parts))
+    error = caught(lambda: other.load("run"))
+    return error, compute_sha256(*(local(part.state_dict()) for part in other.parts)) == before
+
+
+def refuse_to_save(change, rank=None):
+    run = Run().train(2)
+    if rank in (None, position()[0]):
+        change(run)
+    return caught(lambda: run.save("run")), left_in("run")
+
+
+def left_in(folder):
+    """Return what is in a folder when all ranks are done with it."""
+    gather(None)
+    return sorted(path.name for path in Path(folder).glob("*"))
+
+
+def caught(do):
+    """Return the message of a CheckpointError."""
+    try:
+        do()
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def hook_that_fails(run):
+    def fail(*_):
+        raise RuntimeError("no room for this state")
+
+    run.model.register_load_state_dict_post_hook(fail)
+
+
+def another_optimizer(run):
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.01, momentum=0.9)
+    run.scheduler = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, 0.05, total_steps=20)
+
+
+def another_scheduler(run):
+    run.scheduler = torch.optim.lr_scheduler.ExponentialLR(run.optimizer, 0.9)
+
+
+def optimizer_of_another_model(run):
+    run.optimizer = Run().optimizer
+
+
+def not_finite(run):
+    with torch.no_grad():
+        value = run.model.first.weight
+        getattr(value, "to_local", lambda: value)().fill_(torch.nan)
+
+
+def nothing_that_loads(run):
+    run.scheduler.note = object()
+
+
+def save_in_between(folder="run"):
+    """Save where it could disturb: before the first step, and after an evaluation."""
+    run = Run().save(folder)
+    run.train(3)
+    run.model.eval()
+    with torch.no_grad():
+        run.model(torch.ones(4, 5))
+    run.model.train()
+    run.save(folder)
+    return run.train().sha256()
+
+
+def load_the_model_alone():
+    run = Run().train(2).save("run")
+    other = Run()
+    history = load_sharded("run", other.model)
+    same = compute_sha256(gathered(other.model.state_dict())) == compute_sha256(
+        gathered(run.model.state_dict())
+    )
+    return same, history.not_loaded, len(other.optimizer.state)
+
+
+def save_under_a_signal(number):
+    """Let a signal come while a file is written; save to the end, and only then follow it."""
+    run = Run().train(2)
+    at_call("os.fsync", 1, lambda: os.kill(os.getpid(), number))
+    signal.signal(number, lambda *_: heard.append(len([*Path("run").glob("checkpoint-??????")])))
+    heard = []
+    run.save("run")
+    return heard

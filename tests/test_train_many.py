@@ -1,0 +1,228 @@
+"""notebooks/train_many.py and what starts it, as notebooks 7 and 8 use them: real processes."""
+
+import contextlib
+import inspect
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import torch
+
+from helper.distributed import load_sharded
+from helper.history import History
+from helper.reproducibility import set_deterministic
+from helper.train import train_model
+from tests.many import needs_fully_shard
+from tools.course import ROOT
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import launch
+import train_many
+
+TORCHRUN = "torchrun --standalone --nproc-per-node"
+FIRST_CELL = "path"
+
+
+def cells(number):
+    (path,) = (ROOT / "notebooks").glob(f"{number}-*.ipynb")
+    return {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+
+
+def sha256(text):
+    """Return the SHA-256 in the last line."""
+    return re.findall(r"SHA-256 (\w{64})$", text, re.M)[-1]
+
+
+@pytest.fixture
+def start(course, monkeypatch, capfd):
+    """Return a function that launches a command beside the notebooks."""
+    monkeypatch.chdir(course)
+
+    def start(command):
+        run = launch.launch(command)
+        run.shown = capfd.readouterr().out
+        return run
+
+    return start
+
+
+def test_the_model_is_the_one_of_notebook_1():
+    assert inspect.getsource(train_many.LeNet5).strip() == cells(1)["model-class"]
+
+
+def test_with_one_process_it_is_train_model(loaders, capsys):
+    """The same batches, losses, accuracies and states, to the last bit."""
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0)
+        runs.append((model, optimizer, scheduler))
+    history, saved = History(seed=5), []
+    train_many.train(runs[0], history, loaders, 2, lambda: saved.append(history.position))
+    model, optimizer, scheduler = runs[1]
+    other = train_model(
+        model, 2, *loaders, optimizer, "cpu", scheduler=scheduler, history=History(seed=5)
+    )
+    assert history == other
+    assert train_many.hash_run(runs[0]) == train_many.hash_run(runs[1])
+    assert saved == ["1 epochs", "2 epochs"]
+
+
+def test_it_saves_every_so_many_batches_and_goes_on_where_it_was_cut(loaders, capsys):
+    def new():
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+
+    class Cut(Exception):
+        pass
+
+    def cut():
+        saved.append(len(history.minibatch_loss))
+        if len(saved) == 3:
+            raise Cut
+
+    whole, run, saved = new(), new(), []
+    train_many.train(whole, History(), loaders, 2, lambda: None)
+    history = History()
+    with pytest.raises(Cut):
+        train_many.train(run, history, loaders, 2, cut, save_every=3)
+    assert saved == [3, 6, 8]
+    train_many.train(run, history, loaders, 2, lambda: None)
+    assert train_many.hash_run(run) == train_many.hash_run(whole)
+
+
+def test_another_batch_size_is_refused(loaders):
+    history = History(minibatch_loss=[1.0], batches_per_epoch=31, batch_size=128)
+    with pytest.raises(ValueError, match="8 batches of 50; this run began with 31 of 128"):
+        train_many.train(train_many.new_run(1), history, loaders, 1, lambda: None)
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_an_older_pytorch_is_told_in_one_sentence(number):
+    source = cells(number)[FIRST_CELL]
+    for release, fits in {"2.6.0+cpu": False, "2.7.1": True, "2.15.0+cu132": True}.items():
+        code = source.replace("from importlib.metadata import version", "")
+        names = {"version": lambda _, release=release: release}
+        with (
+            contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match="2.7 or newer")
+        ):
+            exec(code, names)
+
+
+# Errors
+
+
+@needs_fully_shard
+@pytest.mark.slow
+def test_processes_that_do_not_divide_the_batch(start):
+    run = start(f"{TORCHRUN} 3 train_many.py saved_data/never")
+    assert run.status != 0
+    assert run.shown == (
+        "ValueError: A batch of 128 can't be split evenly among 3 processes: take a number of "
+        "processes that divides it, or another batch size.\n"
+    )
+    own, _, _ = run.errors.partition("torch/distributed/elastic")  # then come torchrun's own
+    assert own.count("Traceback") == 1
+    assert own.count("ValueError: ") == 1
+    assert not os.path.exists("saved_data/never")
+
+
+def test_without_torchrun(start):
+    run = start("python train_many.py saved_data/never")
+    assert run.status != 0
+    assert run.shown == "Start this file with torchrun: its first lines say how.\n"
+
+
+def test_a_port_that_is_taken(start):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        run = start(f"torchrun --master-port {other.getsockname()[1]} train_many.py saved_data/x")
+    assert run.status != 0
+    assert run.shown.startswith("The port is taken")
+
+
+@needs_fully_shard
+@pytest.mark.slow
+def test_a_rank_that_fails_first_is_the_only_one_to_tell(start, course):
+    # Rank 1 meets an error of its own in its fourth step; rank 0 only loses its connection.
+    text = (course / "interrupted.py").read_text()
+    text = text.replace("os.kill(os.getpid(), signal.Signals[name])", "raise KeyError('mine')")
+    (course / "failing.py").write_text(text)
+    run = start(f"{TORCHRUN} 2 failing.py SIGTERM 1 4 saved_data/many --num-epochs 1")
+    assert run.status != 0
+    assert run.shown == "KeyError: 'mine'\n"
+    own, _, _ = run.errors.partition("torch/distributed/elastic")
+    assert own.count("Traceback") == 1
+    assert "Rank 1 failed first:" in own
+    assert "gloo" not in own
+
+
+# Stops and kills
+
+
+@needs_fully_shard
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_as_the_uninterrupted_run(start):
+    settings = "--num-epochs 2 --batch-size 400"  # 10 batches an epoch
+    whole = start(f"{TORCHRUN} 2 train_many.py saved_data/whole {settings}")
+    killed = f"{TORCHRUN} 2 interrupted.py SIGKILL {{}} 5 saved_data/many {settings} --save-every 2"
+    positions = []
+    for rank in (1, 0, 1):
+        run = start(killed.format(rank))
+        assert run.status != 0
+        assert f"Rank {rank} was killed." in run.shown
+        positions += re.findall(r"Loaded after (.*),", run.printed)
+    assert positions == ["0 epochs and 4 of 10 batches", "0 epochs and 8 of 10 batches"]
+    last = start(f"{TORCHRUN} 2 train_many.py saved_data/many {settings}")
+    assert last.status == 0
+    assert "Loaded after 1 epochs and 2 of 10 batches" in last.printed
+    assert sha256(last.printed) == sha256(whole.printed)
+
+
+@needs_fully_shard
+@pytest.mark.slow
+def test_torchrun_is_told_to_stop_and_all_ranks_save_together(course, monkeypatch, capsys):
+    monkeypatch.chdir(course)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen(
+        [*command, "train_many.py", "saved_data/many", "--num-epochs", "500"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout.readline().startswith("Epoch: 001/500")
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (position,) = re.findall(r"^Stopped after (.*), SHA-256", printed, re.M)
+    set_deterministic()
+    run = train_many.new_run(42)
+    history = load_sharded("saved_data/many", *run)
+    assert history.position == position
+    assert train_many.hash_run(run) == sha256(printed)
+
+
+def test_the_slurm_script_is_bash_and_its_command_fits(monkeypatch):
+    path = ROOT / "notebooks" / "train_many.sbatch"
+    subprocess.run(["bash", "-n", path], check=True)
+    options = re.search(r"train_many\.py (.*?) \|\|", path.read_text())[1].split()
+    monkeypatch.setattr(sys, "argv", ["train_many.py", *options])
+    monkeypatch.setattr(train_many.dist, "is_torchelastic_launched", lambda: True)
+    arguments = train_many.parse_arguments()
+    nodes, processes = (
+        int(re.search(rf"{name}=(\d+)", path.read_text())[1])
+        for name in ("--nodes", "--nproc-per-node")
+    )
+    assert arguments.batch_size % (nodes * processes) == 0

@@ -1,0 +1,210 @@
+"""Wrong answers to the exercises about many processes, each with the hint that it gets."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+
+def all_of_them(batch, rank, size):
+    if len(batch) % size:
+        raise ValueError("uneven")
+    return batch
+
+
+def always_the_first(batch, rank, size):
+    if len(batch) % size:
+        raise ValueError("uneven")
+    return batch[: len(batch) // size]
+
+
+def never_refuses(batch, rank, size):
+    return batch.tensor_split(size)[rank]
+
+
+def refuses_otherwise(batch, rank, size):
+    return {0: batch.chunk(size)[rank]}[len(batch) % size]
+
+
+def rows_as_a_list(batch, rank, size):
+    return batch[rank::size].tolist()
+
+
+def rounded_down(rows, size):
+    return [rows // size + (rank == size - 1) * (rows % size) for rank in range(size)]
+
+
+def balanced(rows, size):
+    return [rows // size + (rank < rows % size) for rank in range(size)]
+
+
+def only_who_has_some(rows, size):
+    return [len(chunk) for chunk in torch.arange(rows).chunk(size)]
+
+
+def too_many(rows, size):
+    return [-(-rows // size)] * size
+
+
+def balanced_but_for_rank_0(rows, size):
+    share = -(-rows // size)
+    if size == 1 or rows % size == 0:
+        return balanced(rows, size)
+    return [share, *balanced(rows - share, size - 1)]
+
+
+def finder(check=True, order=None, tmp=False, errors=(OSError, ValueError), all_files=True):
+    """Return a function that looks for the newest checkpoint, and is wrong in one way."""
+
+    def find_newest(folder):
+        paths = Path(folder).glob("checkpoint-*" if tmp else "checkpoint-??????")
+        for path in sorted(paths, key=order, reverse=True):
+            try:
+                sums = json.loads((path / "manifest.json").read_text())
+                names = list(sums)[: None if all_files else 1]
+                contents = {name: (path / name).read_bytes() for name in names}
+            except errors:
+                continue
+            right = [hashlib.sha256(contents[name]).hexdigest() == sums[name] for name in names]
+            if all(right) or not check:
+                return path
+        return None
+
+    return find_newest
+
+
+def newest_without_asking(folder):
+    found = sorted(Path(folder).glob("checkpoint-??????"))
+    return found[-1] if found else None
+
+
+def by_the_last_digit(folder):
+    return finder(order=lambda path: path.name[-1])(folder)
+
+
+def side_by_side(pieces):
+    return torch.cat([rows for _, rows in sorted(pieces, key=lambda p: p[0])], dim=1)
+
+
+def as_they_come(pieces):
+    return torch.cat([rows for _, rows in pieces])
+
+
+def piece_list(pieces):
+    return [rows for _, rows in pieces]
+
+
+def average_of_ranks(gradients, counts):
+    return sum(gradients) / len(gradients)
+
+
+def sum_of_ranks(gradients, counts):
+    return sum(gradients)
+
+
+def in_place(gradients, counts):
+    for gradient, count in zip(gradients, counts, strict=True):
+        gradient *= count / sum(counts)
+    return sum(gradients)
+
+
+def stacked(gradients, counts):
+    return torch.stack(gradients)
+
+
+def once(start, attempts):
+    start()
+    return 1
+
+
+def for_ever(start, attempts):
+    number = 0
+    while True:
+        number += 1
+        if start()[0] == 0:
+            return number
+
+
+def to_the_last(start, attempts):
+    for number in range(1, attempts + 1):
+        if start()[0] == 0:
+            return number
+    raise RuntimeError("no success")
+
+
+def without_a_word(start, attempts):
+    before = -1
+    for number in range(1, attempts + 1):
+        status, batches = start()
+        if status == 0:
+            return number
+        if batches <= before:
+            raise RuntimeError("no further")
+        before = batches
+    return attempts
+
+
+def status_of_the_last(start, attempts):
+    for _ in range(attempts):
+        status, _ = start()
+        if status == 0:
+            break
+    return status
+
+
+def wrong_way_around(start, attempts):
+    before = 10**9
+    for number in range(1, attempts + 1):
+        status, batches = start()
+        if status == 0:
+            return number
+        if number > 2 and batches > before:
+            raise RuntimeError("too far")
+        before = batches
+    raise RuntimeError("no success")
+
+
+WRONG_ABOUT_MANY = {
+    "my_rows": {
+        all_of_them: "of 8 rows, each of 2 ranks should get 4",
+        always_the_first: "some rows are with two ranks, and some with none",
+        never_refuses: "5 rows can't be split evenly between 2 ranks",
+        refuses_otherwise: "for 5 rows and 2 ranks, your function raises KeyError",
+        rows_as_a_list: "of type list, not a tensor",
+    },
+    "rows_per_rank": {
+        rounded_down: "how many has rank 0?",
+        balanced: "as many as rank 0 as long as there are any",
+        balanced_but_for_rank_0: "as many as rank 0 as long as there are any",
+        only_who_has_some: "a number for each rank, also for those with no rows",
+        too_many: "which is not 10 in all",
+    },
+    "find_newest": {
+        newest_without_asking: "a file of the newest one is missing",
+        by_the_last_digit: "with five complete ones, yours is not the newest",
+        finder(tmp=True): "ends in .tmp",
+        finder(check=False): "the last byte of a file has changed",
+        finder(all_files=False): "a file of the newest one is missing",
+        finder(errors=ValueError): "your function raises FileNotFoundError",
+    },
+    "put_together": {
+        side_by_side: "put rows under each other",
+        as_they_come: "the first number of a pair says where",
+        piece_list: "of type list, not a tensor",
+    },
+    "average_gradients": {
+        average_of_ranks: "each row should count alike, not each rank",
+        sum_of_ranks: "for 2 equal parts, it is not their average",
+        in_place: "your function changes the gradients",
+        stacked: "the shape of one gradient",
+    },
+    "run_until_done": {
+        once: "it ends well the third time; yours starts it 1 times",
+        for_ever: "with 4 attempts, yours starts it 8 times",
+        to_the_last: "a start that gets no further than the one before",
+        without_a_word: "after the last attempt, raise a RuntimeError",
+        status_of_the_last: "the run was started once; yours says 0",
+        wrong_way_around: "with 4 attempts, yours starts it 3 times",
+    },
+}
