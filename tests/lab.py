@@ -92,18 +92,14 @@ def choose(page, *entries):
     menu, *rest = entries
     page.locator(".lm-MenuBar-item", has_text=re.compile(f"^{menu}$")).click()
     for entry in rest:
-        page.get_by_role("menuitem", name=entry, exact=True).click()
+        label = page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{entry}$"))
+        label.first.click()
 
 
 def saved(page, path):
     """Save the notebook, and return it as it is on the disk."""
-    before = path.stat().st_mtime_ns
-    choose(page, "File", "Save Notebook")
-    page.locator(
-        ".jp-mod-current .lm-TabBar-tabLabel, .lm-mod-current.jp-mod-dirty"
-    ).first.wait_for()
-    while path.stat().st_mtime_ns == before:
-        page.wait_for_timeout(100)
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        choose(page, "File", "Save Notebook")
     return nbformat.read(path, as_version=4)
 
 
