@@ -22,7 +22,7 @@ def launch(command):
     program, *arguments = shlex.split(command)
     start = {"torchrun": ["-m", "torch.distributed.run"], "python": []}[program]
     # A thread for each process: several of them would wait for each other on few cores.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     printed = []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         process = subprocess.Popen(

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 
 from helper import reproducibility as use
 from helper.dataset import get_dataloaders_mnist
-from helper.distributed import load_sharded, rank_and_size, save_sharded
+from helper.distributed import agree_on, load_sharded, rank_and_size, save_sharded
 from helper.evaluation import compute_logits
 from helper.history import History
 from helper.reproducibility import (
@@ -191,7 +191,7 @@ def main():
     dist.init_process_group("gloo", timeout=WAIT)
     loaders = get_dataloaders_mnist(arguments.batch_size, source=arguments.source)
     run, history = new_run(arguments.seed), History(seed=arguments.seed)
-    if [*Path(arguments.folder).glob("checkpoint-??????")]:
+    if agree_on(lambda: bool([*Path(arguments.folder).glob("checkpoint-??????")])):
         history = load_sharded(arguments.folder, *run)
         say(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
 
@@ -217,8 +217,13 @@ def parse_arguments():
 
 def show_if_first(error):
     """Print an error on the rank that fails first: the others fail because that one is gone."""
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-    if store.add(f"failures of start {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1:
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(*place, timeout=timedelta(seconds=5))
+        number = store.add(f"failures of start {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1)
+    except dist.DistError:  # torchrun is gone, and nobody counts
+        number = 1
+    if number == 1:
         print(f"Rank {os.environ['RANK']} failed first:", file=sys.stderr)
         traceback.print_exception(error)
 

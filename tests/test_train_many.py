@@ -108,7 +108,9 @@ def test_another_batch_size_is_refused(loaders):
 
 
 @pytest.mark.parametrize("number", [7, 8])
-def test_an_older_pytorch_is_told_in_one_sentence(number):
+def test_an_older_pytorch_is_told_in_one_sentence(number, monkeypatch):
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     source = cells(number)[FIRST_CELL]
     for release, fits in {"2.6.0+cpu": False, "2.7.1": True, "2.15.0+cu132": True}.items():
         code = source.replace("from importlib.metadata import version", "")
