@@ -19,11 +19,13 @@ export OMP_WAIT_POLICY ?= PASSIVE
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
 
+# The notebooks one after the other: each uses what those before it have saved.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest notebooks
 
 fast: lint
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,14 +14,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor
 
+from helper import atomic
 from helper import checkpoint as one_file
-from helper.atomic import (
-    find_damage,
-    flush_and_hash,
-    new_folder,
-    numbered_folders,
-    publish_folder,
-)
 from helper.compatibility import check_equal, describe_run
 from helper.history import History
 from helper.reproducibility import compute_sha256
@@ -35,13 +29,12 @@ def save_sharded(folder, model, optimizer, scheduler, history, keep=2):
     """Save a run as a new checkpoint in `folder`, where the newest `keep` of them stay.
 
     Every rank calls it, whether `fully_shard` has sharded the model or not; so may one process
-    without a process group. `scheduler` may be None. What is not a tensor is taken from rank 0; a
-    tensor that is not sharded, and differs between ranks, is saved for each (buffers, for example).
+    without a process group. `scheduler` may be None. What is no tensor is taken from rank 0;
+    tensors that are not sharded and differ between ranks (buffers, say) are saved for each.
 
-    Each checkpoint is a folder, which gets its name when it is complete and on the disk. Raises a
-    CheckpointError on every rank if saving fails on one: the disk is full, the parts don't belong
-    together, a number is not finite, a state holds what could not be loaded, a rank died. A rank
-    waits for the others as long as the time-out of their process group. One run to a folder.
+    Raises a CheckpointError on every rank if saving fails on one: the disk is full, the parts don't
+    belong together, a number is not finite, a state holds what could not be loaded, a rank died.
+    No rank waits longer than the time-out of its process group. One run at a time uses a folder.
     """
     failed = f"Saving in {folder} failed, and the checkpoints before are as they were"
     folder, path, (rank, _) = Path(folder), None, rank_and_size()
@@ -50,13 +43,13 @@ def save_sharded(folder, model, optimizer, scheduler, history, keep=2):
             raise ValueError(f"keep must be a whole number of at least 1, not {keep!r}")
         try:
             parts = (model, optimizer, scheduler, history)
-            tensors, run, sums = agree(lambda: take_apart(one_file.make_checkpoint(*parts)))
-            run["differing"] = move_differing(tensors, gather(sums))
-            path = agree_on(lambda: new_folder(folder))
-            agree(lambda: dcp.save(tensors, storage_writer=Writer(path)))
+            run, tensors = agree(lambda: take_apart(one_file.make_checkpoint(*parts)))
+            run["differing"] = move_differing(tensors)
+            path = agree_on(lambda: atomic.new_folder(folder))
+            engine(dcp.save, tensors, storage_writer=Writer(path))
             sums = gather(agree(lambda: finish_files(path, run)))
             sums = {name: own[name] for own in sums for name in own}
-            agree_on(lambda: publish_folder(path, sums, keep))
+            agree_on(lambda: atomic.publish_folder(path, sums, keep))
         except BaseException:
             if path is not None and rank == 0:
                 shutil.rmtree(path, ignore_errors=True)  # not there any more if it has its name
@@ -66,11 +59,11 @@ def save_sharded(folder, model, optimizer, scheduler, history, keep=2):
 def load_sharded(folder, model, optimizer=None, scheduler=None):
     """Load the newest complete checkpoint in `folder` on any number of ranks; return its History.
 
-    Every rank calls it. Checkpoints that are broken are passed over, and rank 0 prints which and
-    why. All or nothing: if anything fails on one rank, all parts stay as they were on all of them.
+    Every rank calls it. Broken checkpoints are passed over, and rank 0 prints which and why. All or
+    nothing: if anything fails on one rank, all parts stay as they were on all of them.
 
-    This detects damage, not malice: dcp's file `.metadata` is a pickle, and a forged one can run
-    any program. Load only folders from people you trust.
+    This detects damage, not malice: the file `.metadata` is a pickle, and a forged one can run any
+    program. Load only folders from people you trust.
 
     Raises a CheckpointError on every rank if there is no complete checkpoint, the newest belongs to
     another model, optimizer or scheduler, or a rank died.
@@ -81,7 +74,7 @@ def load_sharded(folder, model, optimizer=None, scheduler=None):
     with SignalsWait(), one_file.checkpoint_errors(failed):
         path = find_newest(Path(folder))
         run, states, tensors = agree(lambda: read_run(path, parts))
-        agree(lambda: dcp.load(tensors, storage_reader=dcp.FileSystemReader(path)))
+        engine(dcp.load, tensors, storage_reader=dcp.FileSystemReader(path))
         undo = agree(lambda: [one_file.remember(part) for part in parts.values()])
         try:
             agree(lambda: one_file.fill(parts, states))
@@ -111,8 +104,6 @@ def agree(do):
     result = failure = None
     try:
         result = do()
-    except dcp.CheckpointException as error:  # no Exception; all ranks get the same one
-        failure, _ = error.failures.get(rank_and_size()[0], (None, None))
     except Exception as error:
         failure = error
     reasons = gather(failure and (" ".join(str(failure).split()) or type(failure).__name__))
@@ -140,29 +131,38 @@ def replace_tensors(value, replace, *path):
 
 
 def take_apart(checkpoint):
-    """Return the tensors of each part by name, the checkpoint with none of their numbers, and the
-    hashes of those that are not sharded, and should be the same on all ranks."""
-    tensors, (_, size) = {}, rank_and_size()
+    """Return a checkpoint with no numbers in its tensors, and the tensors of each part by name."""
+    tensors = {}
 
     def take_out(tensor, part, *names):
         tensors.setdefault(part, {})[".".join(map(str, names))] = tensor
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
-    run = replace_tensors(checkpoint, take_out)
-    whole = [(p, n, x) for p, own in tensors.items() for n, x in own.items() if size > 1]
-    return tensors, run, {(p, n): compute_sha256(x) for p, n, x in whole if type(x) is not DTensor}
+    return replace_tensors(checkpoint, take_out), tensors
 
 
-def move_differing(tensors, sums):
-    """Move tensors that should be as on rank 0, but have another hash, to a part of their own.
+def move_differing(tensors):
+    """Move tensors that are not sharded, and not as on rank 0, to a part of this rank's own.
 
-    Returns where they were, for each rank. `sums` are the hashes of each rank.
+    Returns their parts and names, for each rank.
     """
+    rank, size = rank_and_size()
+    whole = [(part, name, x) for part, own in tensors.items() for name, x in own.items()]
+    whole = [at for at in whole if size > 1 and not isinstance(at[2], DTensor)]
+    sums = gather(agree(lambda: {(part, name): compute_sha256(x) for part, name, x in whole}))
     differing = [[at for at in own if own[at] != sums[0].get(at)] for own in sums]
-    rank, _ = rank_and_size()
     for part, name in differing[rank]:
         tensors.setdefault(f"rank {rank}", {})[f"{part}.{name}"] = tensors[part].pop(name)
     return differing
+
+
+def engine(do, tensors, **storage):
+    """Call a function of dcp, which tells all ranks of an error by itself, but as no Exception."""
+    try:
+        do(tensors, **storage)
+    except dcp.CheckpointException as error:
+        rank, (reason, _) = next(iter(error.failures.items()))
+        raise RuntimeError(f"{reason} (rank {rank})") from None
 
 
 class Writer(dcp.FileSystemWriter):
@@ -183,20 +183,21 @@ def finish_files(path, run):
         with open(path / RUN, "xb") as file:
             one_file.write(run, file)
         paths += [path / RUN, path / ".metadata"]
-    return flush_and_hash(paths)
+    return atomic.flush_and_hash(paths)
 
 
 def find_newest(folder):
     """Return the newest complete checkpoint, and let rank 0 print which are broken."""
-    broken, (rank, size) = "", rank_and_size()
-    for path in reversed(agree_on(lambda: numbered_folders(folder))):
-        damage = [found for found in gather(find_damage(path, slice(rank, None, size))) if found]
-        if not damage:
+    broken, (rank, size) = [], rank_and_size()
+    for path in reversed(agree_on(lambda: atomic.numbered_folders(folder))):
+        mine = atomic.find_damage(path, slice(rank, None, size))  # each rank looks at its share
+        damage = next(filter(None, gather(mine)), None)
+        if damage is None:
             return path
-        broken += f"; {path.name} is broken: {damage[0]}"
+        broken.append(f"{path.name} is broken: {damage}")
         if rank == 0:
-            print(f"{path} is passed over, because it is broken: {damage[0]}", flush=True)
-    raise RuntimeError(f"there is no complete checkpoint in it{broken}")
+            print(f"{path} is passed over, because it is broken: {damage}", flush=True)
+    raise RuntimeError("; ".join(["there is no complete checkpoint in it", *broken]))
 
 
 def read_run(path, parts):
@@ -215,9 +216,11 @@ def read_run(path, parts):
     tensors = {}
 
     def make_room(saved, part, *names):
-        name = ".".join(map(str, names))
-        like = parameters[names[1]] if (part, names[0]) == ("optimizer", "state") else None
-        like = model.get(name) if part == "model" else like
+        name, like = ".".join(map(str, names)), None
+        if part == "model":
+            like = model.get(name)
+        elif (part, names[0]) == ("optimizer", "state"):
+            like = parameters[names[1]]
         if like is None or like.shape != saved.shape:  # a count of steps, for example
             like = torch.empty(saved.shape)
         key = f"rank {rank}.{part}.{name}" if (part, name) in own else f"{part}.{name}"

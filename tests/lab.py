@@ -80,7 +80,7 @@ def open_notebook(lab, browser):  # noqa: F811
         page.set_default_timeout(3 * MINUTES)
         address, token = lab
         page.goto(f"{address}/lab/tree/notebooks/{name}?reset&token={token}")
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         return page
 
     yield open_it
@@ -96,8 +96,16 @@ def choose(page, *entries):
         label.first.click()
 
 
+def run_all(page):
+    """Run all cells from the menu, with nothing of earlier runs left."""
+    choose(page, "Edit", "Clear Outputs of All Cells")
+    page.wait_for_function(f"() => !({ALL_ARE_DONE})()")
+    choose(page, "Run", "Run All Cells")
+
+
 def saved(page, path):
     """Save the notebook, and return it as it is on the disk."""
+    assert page.locator(".jp-Dialog").all_inner_texts() == []
     with page.expect_response(lambda answer: answer.request.method == "PUT"):
         choose(page, "File", "Save Notebook")
     return nbformat.read(path, as_version=4)
@@ -115,11 +123,10 @@ def outputs(notebook, name):
 
 def test_notebook_1_from_the_menu_to_its_end(open_notebook, course_folder):
     page = open_notebook(FIRST)
-    choose(page, "Edit", "Clear Outputs of All Cells")
-    choose(page, "Run", "Run All Cells")
+    run_all(page)
     page.wait_for_function(ALL_ARE_DONE, timeout=5 * MINUTES)
     notebook = saved(page, course_folder / "notebooks" / FIRST)
-    assert page.locator(".jp-Dialog").count() == 0
+    assert page.locator(".jp-Dialog").all_inner_texts() == []
     assert outputs(notebook, "stderr") == ""
     assert "Saved after epoch 2" in outputs(notebook, "stdout")
     assert (course_folder / "notebooks" / "saved_data" / "checkpoint.pt").is_file()
@@ -127,8 +134,7 @@ def test_notebook_1_from_the_menu_to_its_end(open_notebook, course_folder):
 
 def test_notebook_2_stopped_inside_an_epoch_and_continued(open_notebook, course_folder):
     page = open_notebook(SECOND)
-    choose(page, "Edit", "Clear Outputs of All Cells")
-    choose(page, "Run", "Run All Cells")
+    run_all(page)
     cell = page.locator(".jp-CodeCell", has_text="history = go_on()").first
     inside = re.compile(r"Stopped after \d+ epochs and \d+ of \d+ batches")
     for _ in range(5):  # the press may come between two epochs
@@ -144,7 +150,7 @@ def test_notebook_2_stopped_inside_an_epoch_and_continued(open_notebook, course_
     choose(page, "Run", "Run Selected Cell and All Below")
     page.wait_for_function(ALL_ARE_DONE, timeout=5 * MINUTES)
     notebook = saved(page, course_folder / "notebooks" / SECOND)
-    assert page.locator(".jp-Dialog").count() == 0
+    assert page.locator(".jp-Dialog").all_inner_texts() == []
     assert outputs(notebook, "stderr") == ""
     printed = outputs(notebook, "stdout")
     assert "✓ model, optimizer and scheduler are equal to the last bit" in printed

@@ -1,5 +1,6 @@
 """`make check` and `make demo`: what a lecturer does the evening before."""
 
+import re
 import shutil
 import socket
 
@@ -97,3 +98,9 @@ def test_notebook_2_of_the_demo_finds_its_files(demo_folder, tmp_path):
     done = []
     run(demo_folder / "only-these.ipynb", lambda executed, _: done.append(executed))
     assert "files of notebook 1 are there" in done[0].cells[0].outputs[0].text
+
+
+def test_the_release_that_is_cited_has_a_note():
+    release = re.search(r"^version: (.+)", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)[1]
+    notes = re.findall(r"^## (.+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert notes[0] == release

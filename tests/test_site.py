@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tools.course import ROOT
-from tools.make_site import make_site, page_of, read_notebooks, to_html, write_page
+from tools.make_site import TEMPLATE, make_site, page_of, read_notebooks, to_html, write_page
 from tools.slides import SLIDES, cells_of_slide
 
 PLACEHOLDER = "No description has been provided"
@@ -138,6 +138,13 @@ def test_the_colours_of_the_curves_can_be_told_from_the_paper():
     colours = re.findall(r'"([0-9A-F]{6})"', re.search("prop_cycle.*", style)[0])
     assert len(colours) >= 4
     assert {colour: contrast(colour) for colour in colours if contrast(colour) < 3} == {}
+
+
+def test_every_colour_of_text_can_be_read_on_code():
+    style = (TEMPLATE / "page.css").read_text(encoding="utf-8")
+    colours = set(re.findall(r"\bcolor: #([0-9a-f]{6})", style))
+    assert len(colours) >= 6
+    assert {c: contrast(c, "f5f5f2") for c in colours if contrast(c, "f5f5f2") < 4.5} == {}
 
 
 @pytest.mark.parametrize("name", SLIDES)

@@ -22,6 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back():
+    # PyTorch sets its own handler for a dead worker when the first worker of a process starts.
+    torch.utils.data._utils.signal_handling._set_SIGCHLD_handler()
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     assert [signal.getsignal(number) for number in SIGNALS] == before

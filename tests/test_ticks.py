@@ -3,7 +3,9 @@
 import nbformat
 import pytest
 
+from tests.many import needs_fully_shard
 from tests.ticks import Break, cells_with_a_tick, run_and_break
+from tests.ticks_of_many import BREAKS_OF_MANY
 from tools.course import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -292,6 +294,7 @@ BREAKS = {
             "model = true_model",
         ),
     ],
+    **BREAKS_OF_MANY,
 }
 FEW = """
 for loader in {loaders}:
@@ -334,3 +337,14 @@ def test_the_ticks_of_alexnet(course):
 @pytest.mark.slow
 def test_the_ticks_of_a_run_of_ones_own(course):
     noticed(course, "6-your-own-run")
+
+
+@needs_fully_shard
+@pytest.mark.slow
+def test_the_ticks_of_many_processes(course, change_settings):
+    change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
+    change_settings(course / "7-many-processes-train-and-save.ipynb", NUM_EPOCHS=1)
+    change_settings(course / "8-many-processes-load-and-continue.ipynb", NUM_EPOCHS=2)
+    noticed(course, "1-lenet5-train-and-save")
+    noticed(course, "7-many-processes-train-and-save", skip={"error-three", "error-alone"})
+    noticed(course, "8-many-processes-load-and-continue")

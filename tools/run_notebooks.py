@@ -102,7 +102,11 @@ def files_behind(source):
     beside = list(ROOT.glob("notebooks/*.py"))
     while waiting:
         source = waiting.pop()
-        found = {file for file in beside if re.search(rf"\b{file.stem}\b", source)}
+        found = {
+            file
+            for file in beside
+            if re.search(rf"^(from|import) {file.stem}\b|\b{file.name}\b", source, re.M)
+        }
         for node in ast.walk(ast.parse(source)):
             package, _, module = (getattr(node, "module", None) or "").partition(".")
             if isinstance(node, ast.ImportFrom) and package in ("helper", "exercises"):

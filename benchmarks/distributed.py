@@ -1,0 +1,174 @@
+"""How long save_sharded and load_sharded take, over processes and sizes, beside one torch.save.
+
+    .venv/bin/python benchmarks/distributed.py [--sizes 8 64 512] [--rounds 5] [--folder DIR]
+
+For each size (megabytes of parameters; the momentum is as large again), medians of a few rounds:
+
+- disk: as many bytes written by one process, and flushed with fsync;
+- torch.save: of one dict, and fsync; torch.load: of the file;
+- 1, 2 and 4 processes: save_sharded and load_sharded, from the first rank that begins to the last
+  that is done, and how much of the saving is dcp.save itself.
+
+Files are read from the system's memory, where they still are after they were written.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import helper.distributed
+from helper.distributed import load_sharded, save_sharded
+from helper.history import History
+
+PROCESSES = get_context("forkserver")
+WIDTH = 1024  # a layer of 1024 x 1024 floats has 4 megabytes
+
+
+def make_run(megabytes):
+    """Return a model with so many megabytes of parameters, and an optimizer with momentum."""
+    layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(megabytes // 4)]
+    model = nn.Sequential(*layers)
+    if dist.is_initialized():
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return model, optimizer
+
+
+def measure(do, rounds, before=lambda: None):
+    """Return the median seconds of a few calls, after one that does not count."""
+    seconds = []
+    for number in range(rounds + 1):
+        before()
+        begin = time.perf_counter()
+        do()
+        if number > 0:
+            seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def flushed(path, write):
+    with open(path, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def measure_one_file(megabytes, rounds, folder):
+    """Return the seconds that the disk, torch.save and torch.load take."""
+    path = Path(folder, "file.pt")
+    content = os.urandom(megabytes * 2_000_000)
+    disk = measure(lambda: flushed(path, lambda file: file.write(content)), rounds)
+    model, optimizer = make_run(megabytes)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    save = measure(lambda: flushed(path, lambda file: torch.save(state, file)), rounds)
+    load = measure(lambda: torch.load(path, weights_only=True), rounds)
+    path.unlink()
+    return {"disk": disk, "save": save, "load": load}
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def be_a_rank(rank, size, megabytes, rounds, folder, results):
+    """Measure on one rank of many; send the seconds of rank 0, who waits for all others."""
+    torch.set_num_threads(1)
+    if size > 1:
+        where = {"init_method": f"file://{folder}/store", "timeout": timedelta(seconds=300)}
+        dist.init_process_group("gloo", rank=rank, world_size=size, **where)
+    run, inside = make_run(megabytes), []
+    own_save = helper.distributed.dcp.save
+
+    def timed_save(*arguments, **settings):
+        begin = time.perf_counter()
+        own_save(*arguments, **settings)
+        inside.append(time.perf_counter() - begin)
+
+    helper.distributed.dcp.save = timed_save
+
+    def save():
+        save_sharded(Path(folder, "run"), *run, None, History(), keep=1)
+        barrier()
+
+    def load():
+        load_sharded(Path(folder, "run"), *run)
+        barrier()
+
+    seconds = {"save": measure(save, rounds, barrier), "load": measure(load, rounds, barrier)}
+    seconds["dcp.save"] = statistics.median(inside[1:])
+    newest = max(Path(folder, "run").glob("checkpoint-??????"))
+    seconds["metadata"] = (newest / ".metadata").stat().st_size
+    if rank == 0:
+        results.send(seconds)
+    barrier()
+    os._exit(0)
+
+
+def measure_processes(size, megabytes, rounds, folder):
+    """Return what `be_a_rank` measures with so many processes."""
+    Path(folder, "store").unlink(missing_ok=True)
+    receive, send = PROCESSES.Pipe(duplex=False)
+    ranks = [
+        PROCESSES.Process(target=be_a_rank, args=(rank, size, megabytes, rounds, folder, send))
+        for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    send.close()
+    try:
+        return receive.recv()
+    finally:
+        for process in ranks:
+            process.join()
+        shutil.rmtree(Path(folder, "run"), ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Save and load over processes and sizes.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512], help="megabytes")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", help="on the disk that is to be measured")
+    arguments = parser.parse_args()
+    cores = f"{os.cpu_count()} cores, {platform.machine()}"
+    print(f"PyTorch {torch.__version__}, {cores}; milliseconds")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        folder = Path(folder).resolve()
+        for megabytes in arguments.sizes:
+            one = measure_one_file(megabytes, arguments.rounds, folder)
+            show(f"{2 * megabytes} MB: one file", one)
+            for size in arguments.processes:
+                many = measure_processes(size, megabytes, arguments.rounds, folder)
+                bytes_of_metadata = many.pop("metadata")
+                show(f"{2 * megabytes} MB: {size} processes", many)
+                print(f"    .metadata: {bytes_of_metadata:,} bytes")
+
+
+def show(title, seconds):
+    """Print a line of milliseconds."""
+    times = ", ".join(f"{name} {1000 * value:.0f}" for name, value in seconds.items())
+    print(f"{title}: {times}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
