@@ -20,7 +20,7 @@ from tools.arithmetic import REFERENCE  # noqa: E402
 from tools.course import temporary_course  # noqa: E402
 from tools.run_notebooks import run  # noqa: E402
 
-ALL = [1, 2, 3, 4, 5, 6]
+ALL = [1, 2, 3, 4, 5, 6, 7, 8]
 NO_VECTORS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 # By name: the environment, the settings, and the notebooks that run, in this order.
 RUNS = {

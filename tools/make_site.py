@@ -10,6 +10,7 @@ import posixpath
 import re
 import shutil
 import sys
+import textwrap
 from html import escape
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -146,7 +147,12 @@ def sections(notebook, slides):
         heading = re.sub("`(.+?)`", r"<code>\1</code>", escape(heading))
         inside = re.sub(r'\bid="cell-id=[^"]*"', "", to_html(nbformat.v4.new_notebook(cells=cells)))
         level = "h1" if number == 1 else "h2"
-        found.append(f'<section class="slide"><{level}>{heading}</{level}>{inside}</section>')
+        printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
+        lines = sum(len(textwrap.wrap(line, 90)) for line in printed.splitlines())
+        found.append(
+            f'<section class="slide" style="--lines: {lines}">'  # a picture leaves room for them
+            f"<{level}>{heading}</{level}>{inside}</section>"
+        )
     return "\n".join(found)
 
 
