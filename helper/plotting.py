@@ -21,18 +21,41 @@ def show(*sentences):
     """Show the current figure, and print its sentences under it.
 
     `sentences` are yours; they come after those of the functions that plotted. In a notebook they
-    are the alternative text of the image, too, for whoever can't see it.
+    are the alternative text of the image, too, for whoever can't see it, and its curves are kept
+    as tables, which the web pages of the course show.
     """
     figure = plt.gcf()
     sentences = [*getattr(figure, "sentences", ()), *sentences]
     if "inline" in plt.get_backend():
         from IPython.display import display  # there is one in a notebook
 
-        display(figure, metadata={"image/png": {"alt": " ".join(sentences)}})
+        alt = {"alt": " ".join(sentences)}
+        display(figure, metadata={"image/png": alt, "curves": curves_as_tables(figure)})
     else:
         plt.show()
     plt.close(figure)
     print(*sentences, sep="\n")
+
+
+def curves_as_tables(figure, points=13):
+    """Return the curves of a figure as tables, each a dict of a header and rows of strings.
+
+    Curves over the same positions share a table; of a long one, some evenly spaced points stand
+    in it. What only marks a position is left out.
+    """
+    tables = {}
+    for axes in figure.axes:
+        for line in axes.lines:
+            x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+            if len(x) > 1 and x[0] == x[-1]:
+                continue
+            some = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
+            new = {"header": [axes.get_xlabel()], "rows": [[f"{value:.4g}"] for value in x[some]]}
+            table = tables.setdefault((axes, *x), new)
+            table["header"].append(line.get_label())
+            for row, value in zip(table["rows"], y[some], strict=True):
+                row.append(f"{value:.4g}")
+    return list(tables.values())
 
 
 def tell(axes, sentence):

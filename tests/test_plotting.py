@@ -12,6 +12,7 @@ from torch import nn
 
 from helper.history import History
 from helper.plotting import (
+    curves_as_tables,
     plot_accuracy,
     plot_confusion_matrix,
     plot_training_loss,
@@ -161,3 +162,22 @@ def test_show_prints_the_sentences_of_all_parts_of_a_figure(capsys):
 def test_type_is_large_and_lines_are_thick():
     assert plt.rcParams["font.size"] >= 16
     assert plt.rcParams["lines.linewidth"] >= 3
+
+
+def test_curves_can_be_read_as_tables():
+    figure, _ = plot_accuracy(HISTORY, resumed_at=1)
+    assert curves_as_tables(figure) == [
+        {
+            "header": ["Epoch", "Training", "Validation"],
+            "rows": [["1", "50", "40"], ["2", "75", "60"]],
+        }
+    ]
+    figure, _ = plot_training_loss(HISTORY, averaging_iterations=3)
+    losses, averages = curves_as_tables(figure)
+    assert losses["rows"][:2] == [["0.3333", "4"], ["0.6667", "3"]]
+    assert averages["header"] == ["Epoch", "Average of 3 minibatches"]
+    figure, axes = plt.subplots()
+    axes.plot(range(1000), label="long")
+    (long,) = curves_as_tables(figure)
+    assert [row[0] for row in long["rows"]][::12] == ["0", "999"]
+    assert len(long["rows"]) == 13
