@@ -530,7 +530,7 @@ CLAIMS = [
     Claim(
         8,
         "difference-lesson",
-        "It begins in the last digits of a float32",
+        "it begins in the last digits of a float32",
         lambda out: (
             max(map(float, re.findall(r"by (\S+) in the first batch", out[8, "difference"]))) < 1e-5
         ),

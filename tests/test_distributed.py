@@ -1,6 +1,7 @@
 """Runs over many processes: real ones, really killed, none of which may hang for a minute."""
 
 import json
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -130,6 +131,21 @@ def test_a_full_disk_is_an_error_on_every_rank(tmp_path, rank):
     assert f"File too large (rank {rank})" in message
     assert left == ["checkpoint-000001"]
     assert as_before
+
+
+def test_the_error_is_the_disks_own(tmp_path):
+    """A tensor larger than a file's buffer fails inside torch.save, which says something else."""
+    model = torch.nn.Linear(1000, 100)
+    run = model, torch.optim.SGD(model.parameters(), lr=0.1), None, many.History()
+    everything = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, everything[1]))
+    try:
+        with pytest.raises(many.CheckpointError, match="File too large"):
+            many.save_sharded(tmp_path, *run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, everything)
+    many.save_sharded(tmp_path, *run)
+    assert many.load_sharded(tmp_path, *run[:2]) == many.History()
 
 
 REFUSED = {
