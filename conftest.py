@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from tools.arithmetic import is_reference, use_reference
-from tools.course import ROOT, temporary_course
+from tools.course import ROOT, runs_here, temporary_course
 
 use_reference()  # before anything imports PyTorch
 
@@ -38,8 +38,9 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path):
-    """Never collect the notebooks of a student, only their copies."""
-    return True if collection_path == NOTEBOOKS else None
+    """Never collect a student's notebooks, only their copies, and only those that run here."""
+    too_new = collection_path.suffix == ".ipynb" and not runs_here(collection_path)
+    return True if collection_path == NOTEBOOKS or too_new else None
 
 
 def pytest_collection_modifyitems(items):

@@ -454,7 +454,7 @@ CLAIMS = [
     Claim(
         6,
         "simulate-after-md",
-        "half or twice the best interval costs little",
+        "half or twice the best interval costs a quarter more",
         lambda out: 5 < numbers(out[6, "simulate-figure"], r"loses (\S+)% of the time")[0] < 15,
     ),
     Claim(

@@ -27,7 +27,7 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
-from tools.course import BUILD, ROOT, temporary_course  # noqa: E402
+from tools.course import BUILD, ROOT, runs_here, temporary_course  # noqa: E402
 from tools.make_site import make_site  # noqa: E402
 
 README_PICTURE = ROOT / "docs" / "continued.png"
@@ -164,6 +164,9 @@ def main():
     with temporary_course(keep_data=True) as course:
         for path in (path.resolve() for path in arguments.notebooks):
             source = path.relative_to(ROOT)
+            if not runs_here(path):
+                results.append(f"{path.stem} is left out: it needs PyTorch 2.7 or newer")
+                continue
 
             def keep(notebook, _, source=source):
                 executed[source.as_posix()] = notebook
