@@ -1,8 +1,8 @@
 """Stops lose nothing, kills what was trained since the last save, and errors leave a whole run."""
 
 import contextlib
-import multiprocessing
 import itertools
+import multiprocessing
 import os
 import re
 import signal
