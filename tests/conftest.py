@@ -1,10 +1,8 @@
 """Small real data and a small model that several test files train."""
 
-import re
 import shutil
 import signal
 
-import nbformat
 import pytest
 import torch
 from torch import nn
@@ -35,22 +33,6 @@ def course(tmp_path, data_dir):
     copy_course(tmp_path)
     shutil.copytree(data_dir, tmp_path / "data", dirs_exist_ok=True)
     return tmp_path / "notebooks"
-
-
-@pytest.fixture
-def change_settings():
-    """Return a function that changes settings in a notebook."""
-
-    def change(path, **settings):
-        notebook = nbformat.read(path, as_version=4)
-        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-        for name, value in settings.items():
-            line = f"{name} = {value!r}"
-            cell.source, changed = re.subn(f"(?m)^{name} = .*", line, cell.source)
-            assert changed == 1
-        nbformat.write(notebook, path)
-
-    return change
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from nbclient.exceptions import CellExecutionError
 from helper.checkpoint import describe_checkpoint
 from tests.test_ticks import FEW
 from tests.ticks import open_notebook, run_up_to
-from tools.course import ROOT
+from tools.course import ROOT, change_settings
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
 FOURTH, FIFTH = "4-alexnet-train-and-save.ipynb", "5-alexnet-load-and-continue.ipynb"
@@ -38,7 +38,7 @@ def test_every_notebook_looks_where_it_is(path):
 
 
 @pytest.mark.slow
-def test_the_pair_in_careless_hands(course, change_settings):
+def test_the_pair_in_careless_hands(course):
     change_settings(course / FIRST, NUM_EPOCHS=1)
     change_settings(course / SECOND, NUM_EPOCHS=2)
     with open_notebook(course / FIRST) as run:
@@ -74,13 +74,12 @@ def test_the_pair_in_careless_hands(course, change_settings):
 
 
 @pytest.mark.slow
-def test_the_large_pair_in_careless_hands(course, change_settings):
-    few = FEW.format(loaders="loaders", number=64)
+def test_the_large_pair_in_careless_hands(course):
     change_settings(course / FOURTH, NUM_EPOCHS=1)
     with open_notebook(course / FOURTH) as run:
         for cell in ["path", "imports", "settings", "device", "data"]:
             run(cell)
-        run(few)
+        run(FEW)
         for cell in ["new-alexnet", "initialize", "disk", "optimizer", "train"]:
             run(cell)
         # The optimizer anew, and with it the model: the next run begins where the first one did.
@@ -98,7 +97,7 @@ def test_the_large_pair_in_careless_hands(course, change_settings):
     with open_notebook(course / FIFTH) as run:
         for cell in ["path", "imports", "settings", "device", "files", "data"]:
             run(cell)
-        run(few)
+        run(FEW)
         run("new-alexnet")
         run("new-run")
         run("RANDOM_SEED = 7")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from helper.checkpoint import load_checkpoint, save_checkpoint
 from helper.history import History
 from tests.claims import CLAIMS, is_true, outputs_of
-from tools.course import ROOT
+from tools.course import ROOT, change_settings
 from tools.run_notebooks import run
 
 PATH = ROOT / "notebooks" / "6-your-own-run.ipynb"
@@ -382,7 +382,7 @@ def test_the_job_for_slurm_comes_back_after_sigterm_only(tmp_path, status, comes
 
 
 @pytest.mark.slow
-def test_the_claims_hold_with_other_settings(course, change_settings):
+def test_the_claims_hold_with_other_settings(course):
     path = course / PATH.name
     change_settings(path, RANDOM_SEED=7, BATCH_SIZE=250, NUM_EPOCHS=4)
     executed = []

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from helper.checkpoint import describe_checkpoint
-from tools.course import ROOT
+from tools.course import ROOT, change_settings
 from tools.run_notebooks import run
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
@@ -24,7 +24,7 @@ def printed(notebook):
 
 
 @pytest.mark.slow
-def test_the_pair_continues_exactly_with_other_settings_too(course, change_settings):
+def test_the_pair_continues_exactly_with_other_settings_too(course):
     executed = []
     for name, num_epochs in ((FIRST, 1), (SECOND, 3)):
         change_settings(course / name, RANDOM_SEED=7, BATCH_SIZE=250, NUM_EPOCHS=num_epochs)
@@ -58,7 +58,7 @@ hook = optimizer.register_step_pre_hook(stop)
 
 
 @pytest.mark.slow
-def test_stop_in_mid_epoch_and_run_the_cell_again(course, change_settings, monkeypatch):
+def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
     """The stop button of JupyterLab sends SIGINT to the kernel; so does this, batch by batch."""
     change_settings(course / FIRST, NUM_EPOCHS=1)
     change_settings(course / SECOND, NUM_EPOCHS=5)

@@ -6,7 +6,7 @@ import pytest
 from tests.many import needs_fully_shard
 from tests.ticks import Break, cells_with_a_tick, run_and_break
 from tests.ticks_of_many import BREAKS_OF_MANY
-from tools.course import ROOT
+from tools.course import ROOT, change_settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -297,9 +297,9 @@ BREAKS = {
     **BREAKS_OF_MANY,
 }
 FEW = """
-for loader in {loaders}:
-    loader.dataset.images = loader.dataset.images[:{number}]
-    loader.dataset.targets = loader.dataset.targets[:{number}]
+for loader in loaders:
+    loader.dataset.images = loader.dataset.images[:64]
+    loader.dataset.targets = loader.dataset.targets[:64]
 """
 
 
@@ -315,7 +315,7 @@ def noticed(course, name, **how):
 
 
 @pytest.mark.slow
-def test_the_ticks_of_lenet5(course, change_settings):
+def test_the_ticks_of_lenet5(course):
     change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
     change_settings(course / "2-lenet5-load-and-continue.ipynb", NUM_EPOCHS=2)
     change_settings(course / "3-resume-lab.ipynb", SAVED_AT=1)
@@ -328,7 +328,7 @@ def test_the_ticks_of_lenet5(course, change_settings):
 
 @pytest.mark.slow
 def test_the_ticks_of_alexnet(course):
-    few = {"data": FEW.format(loaders="loaders", number=64)}
+    few = {"data": FEW}
     skip = {"one-step", "layers", "half", "result"}
     noticed(course, "4-alexnet-train-and-save", patches=few, skip=skip)
     noticed(course, "5-alexnet-load-and-continue", patches=few)
@@ -341,7 +341,7 @@ def test_the_ticks_of_a_run_of_ones_own(course):
 
 @needs_fully_shard
 @pytest.mark.slow
-def test_the_ticks_of_many_processes(course, change_settings):
+def test_the_ticks_of_many_processes(course):
     change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
     change_settings(course / "7-many-processes-train-and-save.ipynb", NUM_EPOCHS=1)
     change_settings(course / "8-many-processes-load-and-continue.ipynb", NUM_EPOCHS=2)

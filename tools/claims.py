@@ -7,17 +7,14 @@ Prints a line for each run, and exits with 1 if a claim is false or a ✗ was pr
 """
 
 import os
-import re
 import sys
 from pathlib import Path
-
-import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.claims import CLAIMS, is_true, outputs_of  # noqa: E402
 from tools.arithmetic import REFERENCE  # noqa: E402
-from tools.course import temporary_course  # noqa: E402
+from tools.course import change_settings, temporary_course  # noqa: E402
 from tools.run_notebooks import run  # noqa: E402
 
 ALL = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -34,17 +31,6 @@ RUNS = {
 }
 
 
-def set_parameters(path, settings):
-    """Change settings in the cell of a notebook that is tagged `parameters`."""
-    notebook = nbformat.read(path, as_version=4)
-    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    for name, value in settings.items():
-        cell.source, changed = re.subn(f"(?m)^{name} = .*", f"{name} = {value!r}", cell.source)
-        if changed != 1:
-            raise ValueError(f"{path.name} has no setting {name}.")
-    nbformat.write(notebook, path)
-
-
 def failures(environment, settings, numbers):
     """Run notebooks in a copy of the course, and return what is false, a line each."""
     os.environ.update({**REFERENCE, **environment})
@@ -52,7 +38,7 @@ def failures(environment, settings, numbers):
     with temporary_course(keep_data=True) as course:
         for number in numbers:
             (path,) = (course / "notebooks").glob(f"{number}-*.ipynb")
-            set_parameters(path, settings)
+            change_settings(path, **settings)
             run(path, lambda notebook, _, number=number: done.update({number: notebook}))
     out = outputs_of(done)
     crosses = [

@@ -1,10 +1,13 @@
 """A copy of the course to run notebooks in, so that what a student has saved stays as it is."""
 
 import contextlib
+import re
 import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -17,6 +20,20 @@ def copy_course(destination):
     for name in FOLDERS:
         shutil.copytree(ROOT / name, Path(destination) / name, ignore=ignored)
     (Path(destination) / "data").mkdir()
+
+
+def change_settings(path, **settings):
+    """Change settings in the cell of a notebook that is tagged `parameters`.
+
+    Raises a ValueError for a setting that the notebook doesn't have.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for name, value in settings.items():
+        cell.source, changed = re.subn(f"(?m)^{name} = .*", f"{name} = {value!r}", cell.source)
+        if changed != 1:
+            raise ValueError(f"{path.name} has no setting {name}.")
+    nbformat.write(notebook, path)
 
 
 def runs_here(path):
