@@ -1,8 +1,7 @@
-"""Files and folders that are either complete or not there at all."""
+"""A file that is either complete or not there at all."""
 
 import contextlib
-import hashlib
-import json
+import errno
 import os
 import re
 import secrets
@@ -13,14 +12,18 @@ try:
 except ImportError:  # Windows, where nobody can delete an open file
     fcntl = None
 
+# The answers of filesystems that can't flush: Samba, shared folders of virtual machines, FUSE.
+CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
-def write_atomically(path, write):
-    """Let `write(file)` fill a new file, and give it the name `path` when it is complete.
 
-    It stands beside `path` under a name of its own, since others may write the same path, and is
-    locked, so that none of them takes it for what a killed process left. Whatever happens before
-    the end leaves the file that was there before as it was. Links and modes are kept. Returns the
-    OSError if nothing but flushing the folder failed, otherwise None.
+@contextlib.contextmanager
+def atomic_file(path):
+    """Open a new file in a `with` block; at the end of the block it gets the name `path`.
+
+    Writes to a locked temporary file next to `path`, so that concurrent writers don't collide, and
+    files that killed processes have left can be recognized and removed. If an error is raised, the
+    file that was at `path` before stays as it was. Links and modes are kept, and missing folders
+    are created. A FolderNotFlushed error comes when all this is done: the new file is complete.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
@@ -28,20 +31,25 @@ def write_atomically(path, write):
     remove_leftovers(folder, name)
     file = open_temporary(path)
     try:
-        write(file)
+        yield file
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
         if os.path.exists(path):
             shutil.copymode(path, file.name)
         if fcntl is None:
             file.close()  # Windows renames no open file
         os.replace(file.name, path)
     finally:
-        with contextlib.suppress(OSError):  # on a full disk, closing fails, too
+        unlock(file)
+        with contextlib.suppress(OSError):  # on a full disk, closing fails too
             file.close()
         with contextlib.suppress(FileNotFoundError):  # it has its new name
             os.unlink(file.name)
-    return flush_folder(folder)
+    flush_folder(folder)
+
+
+class FolderNotFlushed(OSError):
+    """A file is complete, but after a power cut the one before it may be back."""
 
 
 def open_temporary(path):
@@ -63,82 +71,44 @@ def lock(file):
         return None
 
 
+def unlock(file):
+    """Unlock a file, also for a worker that was forked meanwhile and has it open too."""
+    if fcntl is not None and not file.closed:
+        with contextlib.suppress(OSError):  # where there are no locks
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def remove_leftovers(folder, name):
     """Delete what processes that were killed while they wrote this file have left."""
     for leftover in os.listdir(folder):
         if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{12}}\.tmp", leftover):
             leftover = os.path.join(folder, leftover)
-            with contextlib.suppress(OSError), open(leftover, "rb") as file:
+            # Open for writing, although nothing is written: NFS locks no other file exclusively.
+            with contextlib.suppress(OSError), open(leftover, "r+b") as file:
                 if lock(file):
                     os.unlink(leftover)
 
 
+def flush(descriptor):
+    """Write an open file or folder to the disk, where the filesystem can do that."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH:
+            raise
+
+
 def flush_folder(folder):
     """Write a folder's list of names to the disk, so that a power cut can't undo a rename."""
+    if os.name != "posix":  # Windows can't open a folder
+        return
     try:
-        if os.name == "posix":  # Windows can't open a folder
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to, but not listed
+        return
+    try:
+        flush(descriptor)
     except OSError as error:
-        return error
-    return None
-
-
-MANIFEST = "manifest.json"  # the SHA-256 of every other file in a folder
-
-
-def numbered_folders(parent):
-    """Return the folders `checkpoint-000001` and so on in a folder, the oldest first."""
-    return sorted(parent.glob("checkpoint-" + 6 * "[0-9]"))
-
-
-def new_folder(parent):
-    """Make the next one, under a temporary name, and delete what killed processes have left."""
-    for leftover in parent.glob("checkpoint-*.tmp"):
-        shutil.rmtree(leftover)
-    last = max((int(path.name[-6:]) for path in numbered_folders(parent)), default=0)
-    path = parent / f"checkpoint-{last + 1:06d}.tmp"
-    path.mkdir(parents=True)
-    return path
-
-
-def flush_and_hash(paths):
-    """Return the SHA-256 of each file by its name, after all of it is on the disk."""
-    sums = {}
-    for path in paths:
-        with open(path, "r+b") as file:
-            os.fsync(file.fileno())
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
-def publish_folder(path, sums, keep):
-    """Write the manifest, give the folder its name, and delete all but the newest `keep`."""
-    with open(path / MANIFEST, "x") as file:
-        json.dump(sums, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    if error := flush_folder(path):
-        raise error
-    path.rename(path.with_suffix(""))
-    if error := flush_folder(path.parent):
-        raise OSError(f"the new one is complete, but might not outlast a power cut: {error}")
-    for old in numbered_folders(path.parent)[:-keep]:
-        with contextlib.suppress(OSError):  # half deleted, it must not look like a complete one
-            shutil.rmtree(old.rename(old.with_suffix(".tmp")))
-
-
-def find_damage(path, share):
-    """Compare a share of the files (a slice) with the manifest; return what is wrong, or None."""
-    try:
-        sums = json.loads((path / MANIFEST).read_text())
-        for name in sorted(sums)[share]:
-            with open(path / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
-                    return f"{name} is not what was saved"
-        return None if sums else f"{MANIFEST} is empty"
-    except Exception as error:
-        return str(error) or type(error).__name__
+        raise FolderNotFlushed(error.errno, error.strerror, folder) from error
+    finally:
+        os.close(descriptor)

@@ -1,71 +1,196 @@
-"""What must be equal in a run that was saved and in the run that it is loaded into."""
+"""What must be the same: in every call that continues a run, and in a file and what loads it."""
 
+import hashlib
+
+import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import Dataset, Subset
+
+from helper.batches import first_batch, first_batch_size, length_of
+from helper.reproducibility import find_parts
+
+# The name under which a wrapper keeps the model inside.
+WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}
+NEW_RUN = "To continue on purpose, start a new run from the loaded weights: History(seed=...)."
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint can't be saved or loaded; the message says why, and what to do."""
 
 
-def describe_run(model, optimizer=None, scheduler=None, **others):
+# ---- What must stay the same while a run is continued ----
+
+
+def check_same_run(trainer) -> None:
+    """Raise a ValueError unless the arguments are those that the run of `history` began with.
+
+    A run that begins here writes them into its history. Only what can be seen without fetching
+    anything is compared: that the examples themselves are still the same is up to you.
+    """
+    history = trainer.history
+    for part in ("optimizer", "scheduler"):
+        if part in history.not_loaded and getattr(trainer, part) is not None:
+            raise ValueError(
+                f"The {part} of this history's checkpoint was not loaded. Load it too. " + NEW_RUN
+            )
+    if history.others:
+        raise ValueError(
+            f"The checkpoint of this history also holds {', '.join(history.others)}, which "
+            "train_model would neither update nor save. Continue in a training loop of your own. "
+            + NEW_RUN
+        )
+    size = first_batch_size(trainer.train_batches, history.seed)
+    check_batches(history, len(trainer.train_loader), size)
+    settings = describe_settings(trainer)
+    for name, now in settings.items():
+        before = history.settings.get(name, now)
+        if before != now:
+            raise ValueError(f"{name}: this run began with {before}; now it is {now}. {NEW_RUN}")
+    check_modes(history, trainer.model, is_new=not history.settings)
+    if not history.minibatch_loss:
+        # Only for a new run, and where no workers have to start for it.
+        for batches in (trainer.valid_batches, trainer.test_batches):
+            if batches.view is not None and batches.loader.num_workers == 0:
+                first_batch(batches, history.seed)
+    history.settings = settings
+
+
+def check_batches(history, num_batches: int, batch_size: int) -> None:
+    """Compare the number of batches and the size of the first (0: unknown), or note them."""
+    if not history.minibatch_loss:
+        history.batches_per_epoch, history.batch_size = num_batches, batch_size
+    if history.batch_size == 0:
+        history.batch_size = batch_size
+    same_size = batch_size in (0, history.batch_size)
+    if num_batches != history.batches_per_epoch or not same_size:
+        raise ValueError(
+            f"train_loader has {num_batches} batches, the first of {batch_size} examples; this run "
+            f"began with {history.batches_per_epoch} batches, the first of {history.batch_size}. "
+            f"Check its batch size and its dataset. {NEW_RUN}"
+        )
+
+
+def describe_settings(trainer) -> dict[str, str]:
+    """Return what else must stay the same, in words."""
+    scheduler = trainer.scheduler
+    return {
+        "scheduler_every": "no scheduler" if scheduler is None else trainer.scheduler_every,
+        "scheduler_on": (
+            trainer.scheduler_on
+            if isinstance(scheduler, ReduceLROnPlateau)
+            else "no ReduceLROnPlateau"
+        ),
+        "train_loader.dataset": describe_dataset(getattr(trainer.train_loader, "dataset", None)),
+    }
+
+
+def describe_dataset(dataset) -> str:
+    """Return the lengths of a dataset and of those inside it, with the indices of each Subset."""
+    datasets = [part for part in find_parts(dataset) if isinstance(part, Dataset)]
+    lengths = []
+    for each in datasets or [dataset]:
+        length = "an unknown number of" if length_of(each) is None else length_of(each)
+        indices = f" with indices {hash_indices(each)}" if isinstance(each, Subset) else ""
+        lengths.append(f"{length} examples{indices}")
+    return ", from ".join(lengths)
+
+
+def hash_indices(subset: Subset) -> str:
+    """Return eight digits that differ when the indices do, whatever type of sequence holds them."""
+    indices = np.asarray(subset.indices)
+    if indices.dtype.kind in "iu":
+        return hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:8]
+    return hashlib.sha256(repr([*subset.indices]).encode()).hexdigest()[:8]
+
+
+def check_modes(history, model, is_new: bool) -> None:
+    """Compare which modules are in eval mode, or note it for a new run.
+
+    A model that is in eval mode as a whole has been evaluated in between: its modules are put back
+    into the modes that the run began with.
+    """
+    modules = {without_wrappers(name): module for name, module in model.named_modules()}
+    if not model.training:
+        model.train()
+        for name in history.eval_modules:
+            if name in modules:
+                modules[name].training = False
+    now = [name for name, module in modules.items() if not module.training]
+    if is_new:
+        history.eval_modules = now
+    if now != history.eval_modules:
+        raise ValueError(
+            f"Modules in eval mode: this run began with {name_some(history.eval_modules)}; now it "
+            f"is {name_some(now)}. Call eval() or train() on those that differ. {NEW_RUN}"
+        )
+
+
+def name_some(names: list[str]) -> str:
+    """Return the first few of some names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
+# ---- What must be equal in a file and in the run that it is loaded into ----
+
+
+def describe_run(model, optimizer=None, scheduler=None, **others) -> dict[str, dict[str, str]]:
     """Return what must be equal, as a dict of strings for each part of a run.
 
     That is the name, type and shape of every tensor of a model; the class of an optimizer and the
     names of its parameters in order, since PyTorch matches their states by position; the class of
-    anything else. Raises a CheckpointError for parts that don't belong together.
+    anything else. Raises a ValueError for parts that don't belong together.
     """
     described = {"model": describe_tensors(model)}
     for name, other in others.items():
         tensors = describe_tensors(other) if isinstance(other, nn.Module) else {}
-        described[name] = {"the class": type(other).__name__, **tensors}
+        described[name] = {"class": type(other).__name__, **tensors}
     if optimizer is not None:
         described["optimizer"] = describe_optimizer(optimizer, model, **others)
     if scheduler is not None:
-        described["scheduler"] = {"the class": describe_scheduler(scheduler, optimizer)}
+        described["scheduler"] = {"class": describe_scheduler(scheduler, optimizer)}
     return described
 
 
-def describe_optimizer(optimizer, model, **others):
+def describe_optimizer(optimizer, model, **others) -> dict[str, str]:
     """Return the class of an optimizer, and the name of each of its parameters."""
-    names, described = {}, {"the class": type(optimizer).__name__}
+    names = {}
     for prefix, part in {"": model, **others}.items():
         for name, parameter in part.named_parameters() if isinstance(part, nn.Module) else ():
             names.setdefault(id(parameter), f"{prefix}.{name}".strip("."))
+    described = {"class": type(optimizer).__name__}
     for number, group in enumerate(optimizer.param_groups):
         for position, parameter in enumerate(group["params"]):
             if id(parameter) not in names:
-                raise CheckpointError(
-                    "The optimizer is one of another model. Make it anew, for this."
+                raise ValueError(
+                    "This optimizer belongs to a different model. Create a new one for this model."
                 )
-            words = names[id(parameter)] + ("" if parameter.requires_grad else "; frozen")
-            described[f"parameter {position} of group {number}"] = words
+            frozen = "" if parameter.requires_grad else "; frozen"
+            described[f"parameter {position} of group {number}"] = names[id(parameter)] + frozen
     return described
 
 
-def describe_scheduler(scheduler, optimizer):
+def describe_scheduler(scheduler, optimizer) -> str:
     """Return the class of a scheduler, with those of the schedulers inside it."""
     if optimizer is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise CheckpointError("The scheduler is one of another optimizer. Make it anew, for this.")
+        raise ValueError(
+            "This scheduler belongs to a different optimizer. Create a new one for this optimizer."
+        )
     inner = [describe_scheduler(part, optimizer) for part in getattr(scheduler, "_schedulers", ())]
     return type(scheduler).__name__ + (f"({', '.join(inner)})" if inner else "")
 
 
-def describe_tensors(model):
+def describe_tensors(model) -> dict[str, str]:
     """Return the type and shape of each tensor in the state of a model, and what it is tied to."""
     described, first_names = {}, {}
     for name, value in model.state_dict().items():
-        if isinstance(value, torch.Tensor) and (
-            nn.parameter.is_lazy(value)
-            or value.is_meta
-            or value.layout != torch.strided
-            or any(s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True))
-        ):
-            raise CheckpointError(
-                f"{name} could not be loaded: it is lazy, sparse, expanded or on the device meta. "
-                "Let the model see a batch, or use to_dense(), clone() or another device."
+        if isinstance(value, torch.Tensor) and not can_be_loaded(value):
+            raise ValueError(
+                f"{name} could not be loaded again: it is lazy, sparse, expanded or on the device "
+                "meta. Let the model see a batch, or use to_dense(), clone() or a different device"
             )
-        described[name] = in_words(value, name)
+        described[name] = dtype_and_shape(value, name)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = first_names.setdefault(id(parameter), name)
         if first != name and name in described:
@@ -73,28 +198,56 @@ def describe_tensors(model):
     return described
 
 
-def in_words(value, name=""):
+def can_be_loaded(tensor) -> bool:
+    """Return whether `load_state_dict` can copy a tensor into one of its own kind."""
+    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
+        return False
+    expanded = [s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)]
+    return not any(expanded)
+
+
+def dtype_and_shape(value, name="") -> str:
     """Return the type and shape of a tensor, or the type of anything else."""
     if name.endswith("_extra_state"):
-        return "what its layer makes of it"
+        return "extra state of its layer"
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__
 
 
-def check_equal(path, saved, own):
-    """Raise a CheckpointError that names the first thing in which two descriptions differ."""
-    for part, ours in own.items():
-        theirs = saved.get(part)
-        if theirs is None:
-            raise CheckpointError(f"{path} was saved without a {part}. Load it without one, too.")
-        for name in [*ours, *theirs]:
-            if theirs.get(name) != ours.get(name):
-                wrapped = name.startswith(("module.", "_orig_mod."))
-                raise CheckpointError(
-                    f"{path} belongs to another {part}: {name} is {theirs.get(name, 'missing')} in "
-                    f"the file and {ours.get(name, 'missing')} in yours. Make the {part} with the "
-                    "class and the arguments that it was saved with. Nothing was loaded."
-                    + " (Wrapped by DataParallel or torch.compile? Take what is inside.)"
-                    * wrapped
+def check_equal(saved: dict, expected: dict) -> None:
+    """Raise a ValueError that names the first thing in which two descriptions differ."""
+    for part, expected_names in expected.items():
+        saved_names = saved.get(part)
+        if saved_names is None:
+            raise ValueError(f"it was saved without a {part}. Load it without one too")
+        for name in [*expected_names, *saved_names]:
+            in_file, in_yours = (
+                saved_names.get(name, "missing"),
+                expected_names.get(name, "missing"),
+            )
+            if in_file != in_yours:
+                raise ValueError(
+                    f"it belongs to a different {part}: {name} is {in_file} in the file and "
+                    f"{in_yours} in yours. {advice(part, saved_names, expected_names)}"
                 )
+
+
+def advice(part: str, saved_names: dict, expected_names: dict) -> str:
+    """Return what to do about a difference, which may be no more than a wrapper."""
+    sentences = []
+    same_inside = {*map(without_wrappers, saved_names)} == {*map(without_wrappers, expected_names)}
+    for prefix, wrapper in WRAPPERS.items() if same_inside else ():
+        in_file = any(prefix in name.split(".") for name in saved_names)
+        in_yours = any(prefix in name.split(".") for name in expected_names)
+        if in_file and not in_yours:
+            sentences.append(f"Wrapped by {wrapper} when it was saved: pass the wrapped {part}")
+        if in_yours and not in_file:
+            sentences.append(f"Wrapped by {wrapper} now: pass the {part} inside, {part}.{prefix}")
+    create = f"Create the {part} with the class and the arguments that it was saved with"
+    return ". ".join(sentences or [create])
+
+
+def without_wrappers(name: str) -> str:
+    """Return the name of a module or parameter without what DataParallel and the like add."""
+    return ".".join(word for word in name.split(".") if word not in WRAPPERS)

@@ -1,27 +1,48 @@
-"""Seeds, deterministic algorithms, and a hash that tells whether two runs are equal."""
+"""Seeds, random streams, deterministic algorithms, and a hash that shows whether runs are equal."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import random
+import types
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-
-# What a seed is used for, so that no two uses share their random numbers. From 1 on: SeedSequence
-# pads with zeros, and [123, 1] would give the same numbers as [123, 1, 0, 0].
-ORDER, FETCH, STEP, TRAIN_ACCURACY, VALID_ACCURACY, TEST_ACCURACY = range(1, 7)
 
 
-def set_all_seeds(seed):
-    """Seed Python, NumPy and PyTorch (CPU and all GPUs). `seed` is a whole number in [0, 2**32)."""
+class Stream(IntEnum):
+    """What random numbers are drawn for, so that no two uses share them.
+
+    From 1 on: SeedSequence pads with zeros, so [123, 1] would give the numbers of [123, 1, 0, 0].
+    """
+
+    ORDER = 1  # the order of the examples in an epoch
+    FETCH = 2  # what the dataset and the collate function draw
+    STEP = 3  # what the model draws: dropout, noise
+    TRAIN_ACCURACY = 4
+    VALID_ACCURACY = 5
+    TEST_ACCURACY = 6
+
+
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+# What can't hold a generator, or isn't looked into.
+LEAVES = (str, bytes, int, float, complex, type(None), torch.Tensor, np.ndarray, type)
+LEAVES += (types.ModuleType, types.BuiltinFunctionType)
+LARGE = 1_000  # a list or a dict with more entries is data; it isn't looked into
+MOST_OBJECTS = 10_000  # looked at from one loader
+
+
+def set_all_seeds(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (CPU and all GPUs). `seed` is an integer in [0, 2**32)."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
-def set_deterministic():
+def set_deterministic() -> None:
     """Let PyTorch use deterministic algorithms only, or raise a RuntimeError where there is none.
 
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
@@ -31,48 +52,107 @@ def set_deterministic():
     torch.use_deterministic_algorithms(True)
 
 
-def seed_batch(seed, epoch, batch, use):
-    """Seed all generators for one use of one batch (from 0) in one epoch (from 1); return the seed.
+def seed_batch(seed: int, epoch: int, batch: int, stream: Stream, generators: Sequence = ()) -> int:
+    """Seed all random numbers for one use of one batch (from 0) of one epoch (from 1).
 
-    The numbers are mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124. Source:
+    Seeds the global generators of Python, NumPy and PyTorch, and each of `generators` with a seed
+    of its own. Returns the seed of the global ones.
+
+    The four numbers are mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124. Source:
     https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html
     """
-    mixed = int(np.random.SeedSequence([seed, epoch, batch, use]).generate_state(1)[0])
-    random.seed(mixed)
-    np.random.seed(mixed)
-    torch.default_generator.manual_seed(mixed)  # torch.manual_seed takes 100 times as long
+    sequence = np.random.SeedSequence([seed, epoch, batch, stream])
+    derived_seed, *others = sequence.generate_state(1 + len(generators)).tolist()
+    random.seed(derived_seed)
+    np.random.seed(derived_seed)
+    torch.default_generator.manual_seed(derived_seed)  # torch.manual_seed takes 100 times as long
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(mixed)
-    return mixed
+        torch.cuda.manual_seed_all(derived_seed)
+    for generator, other in zip(generators, others, strict=True):
+        seed_generator(generator, other)
+    return derived_seed
 
 
-def seed_loader(loader, seed, epoch, use):
-    """Make what the next `iter(loader)` yields depend on `(seed, epoch, use)` alone.
+def seed_generator(generator, seed: int) -> None:
+    """Seed a generator of PyTorch, Python or NumPy."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):  # has no method for it
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed)
 
-    Seeds the global generators and every `torch.Generator` of the loader, its sampler, its batch
-    sampler and the samplers inside them, and calls `set_epoch(epoch)` where there is one. What a
-    data set keeps for itself is not reached.
+
+def seed_loader(loader, seed: int, epoch: int, stream: Stream) -> None:
+    """Make the order in which `loader` yields its examples depend on `(seed, epoch, stream)` alone.
+
+    Seeds the global generators and all that the loader, its samplers and its dataset hold, and
+    calls `set_epoch(epoch)` on each of them that has it. `find_parts` says what is found.
     """
-    mixed = seed_batch(seed, epoch, 0, use)
-    if hasattr(loader, "_iterator"):
-        loader._iterator = None  # persistent workers would go on with their random numbers
-    found, waiting = [], [loader, getattr(loader, "dataset", None)]
-    while waiting:
-        part = waiting.pop()
-        if part is None or any(part is other for other in found):
-            continue
-        found.append(part)
-        if hasattr(part, "set_epoch"):
+    parts = find_parts(loader)
+    call_set_epoch(parts, epoch)
+    seed_batch(seed, epoch, 0, stream, find_generators(parts))
+
+
+def call_set_epoch(parts: list, epoch: int) -> None:
+    """Call `set_epoch(epoch)` on each object that has it, as a DistributedSampler does."""
+    for part in parts:
+        if callable(getattr(part, "set_epoch", None)):
             part.set_epoch(epoch)
-        for name, value in getattr(part, "__dict__", {}).items():
-            if isinstance(value, torch.Generator):
-                value.manual_seed(mixed)
-            elif name in ("sampler", "batch_sampler") or isinstance(value, Sampler):
-                waiting.append(value)
+
+
+def find_generators(parts: list) -> list:
+    """Return those objects that are generators of random numbers."""
+    return [part for part in parts if isinstance(part, GENERATORS)]
+
+
+def find_parts(*roots) -> list:
+    """Return the objects that `roots` consist of, nearest first, themselves included.
+
+    Looks into attributes, lists, tuples, dicts, partial functions, bound methods and closures.
+    Doesn't look into containers with more than 1,000 entries, global variables, sets, or what a
+    library keeps outside of Python; stops after 10,000 objects.
+    """
+    found = {}  # by id, since not everything can be hashed
+    queue = [*roots]
+    while queue and len(found) < MOST_OBJECTS:
+        level, queue = queue, []
+        for part in level:
+            if id(part) not in found and not isinstance(part, LEAVES):
+                found[id(part)] = part
+                queue += children(part)
+    return list(found.values())
+
+
+def children(part) -> Iterator:
+    """Yield the objects that one object holds directly."""
+    if isinstance(part, (list, tuple)):
+        yield from part if len(part) <= LARGE else ()
+    elif isinstance(part, dict):
+        yield from part.values() if len(part) <= LARGE else ()
+    elif isinstance(part, functools.partial):
+        yield from (part.func, *part.args, *part.keywords.values())
+    elif isinstance(part, types.MethodType):
+        yield part.__self__
+    elif isinstance(part, types.FunctionType):
+        yield from part.__defaults__ or ()
+        for cell in part.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                yield cell.cell_contents
+    for kind in type(part).__mro__:
+        for name, value in vars(kind).items():
+            if isinstance(value, GENERATORS):
+                yield value
+            elif isinstance(value, types.MemberDescriptorType):  # one of __slots__
+                yield getattr(part, name, None)
+    attributes = getattr(part, "__dict__", None)
+    if isinstance(attributes, dict):
+        # A loader's iterator holds its workers and queues, and nothing of the user's.
+        yield from [value for name, value in attributes.items() if name != "_iterator"]
 
 
 @contextlib.contextmanager
-def random_numbers_kept(device):
+def preserve_rng_state(device):
     """Put the global generators of Python, NumPy and PyTorch back at the end of the block."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     device = torch.device(device)
@@ -84,7 +164,7 @@ def random_numbers_kept(device):
         np.random.set_state(numpy_state)
 
 
-def compute_sha256(*states):
+def compute_sha256(*states) -> str:
     """Return the SHA-256, as 64 hexadecimal digits, of nested dicts and lists of tensors.
 
     It covers names, numbers, and the type, shape and every bit of tensors and NumPy arrays, but no

@@ -1,102 +1,123 @@
-"""Signals that wait: the stop button never takes effect inside a step, a save or a load."""
+"""Deferred signals: the stop button never takes effect inside a step, a save or a load."""
 
 import contextlib
-import os
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import signal
 import threading
 
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
+
 # What the stop button and Ctrl-C send; what Slurm, Kubernetes and `kill` send.
-STOPS = {signal.SIGINT, signal.SIGTERM}
-# What comes when a worker of a loader dies. PyTorch raises a RuntimeError then, wherever it is.
-WORKER_DIED = getattr(signal, "SIGCHLD", None)  # Windows has none
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What comes when a worker dies. PyTorch's handler raises an error wherever the process is then;
+# a DataLoader notices a dead worker by itself, too, within five seconds. Windows has no SIGCHLD.
+CHILD_DIED = getattr(signal, "SIGCHLD", None)
 
 
-class Stopped(BaseException):
-    """Somebody wants the run to stop. Raised only where a run waits for data."""
+class Stopped(Exception):
+    """Somebody has asked the run to stop. Raised only while a run waits for its next batch."""
 
 
-class SignalsWait:
-    """Let signals wait until the end of a `with` block, and send them again there.
+class DeferredSignals:
+    """Defer signals until the end of a `with` block, then deliver them as usual.
 
-    So each takes its usual course in the end: SIGINT raises a KeyboardInterrupt, SIGTERM ends the
-    process. Outside the main thread, where Python handles no signals, nothing is changed.
+    At the end, SIGINT raises a KeyboardInterrupt and SIGTERM ends the process, unless the program
+    has a handler of its own for them. Outside the main thread, where Python handles no signals,
+    nothing is changed.
     """
 
+    def __init__(self):
+        self.pending = []  # the stop signals that have come
+        self.child_died = False
+        self.handlers = {}  # the handler of each deferred signal, to be put back
+        self.workers = []  # processes that this one is waiting for
+        self.fetching = False  # is it waiting for a batch?
+
     def __enter__(self):
-        self.waiting, self.handlers, self.may_raise, self.process = [], {}, False, os.getpid()
-        self.undo = contextlib.ExitStack()
-        if threading.current_thread() is threading.main_thread():
-            for number in filter(None, (signal.SIGINT, WORKER_DIED, signal.SIGTERM)):
-                handler = signal.getsignal(number)
-                if handler is not None and (handler != signal.SIG_IGN or number == WORKER_DIED):
-                    self.handlers[number] = handler
-                    self.undo.callback(self.let_act, number)
-                    signal.signal(number, self.note)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if CHILD_DIED is not None:
+            _set_SIGCHLD_handler()  # now, or PyTorch replaces ours when the first worker starts
+            self.handlers[CHILD_DIED] = signal.signal(CHILD_DIED, self.defer)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                self.handlers[number] = signal.signal(number, self.defer)
         return self
 
     def __exit__(self, *_):
-        self.undo.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if self.child_died:
+            signal.raise_signal(CHILD_DIED)
+        for number in sorted(set(self.pending), reverse=True):  # SIGTERM first: SIGINT raises
+            signal.raise_signal(number)
+            if self.handlers[number] is signal.SIG_DFL:
+                # Still here: this is process 1 of a container, for which Linux ignores the signal.
+                raise SystemExit(128 + number)
 
-    def note(self, number, frame):
-        self.waiting.append(number)
-        # Only where the process sleeps until a worker answers: elsewhere, a loader could be left
-        # half made, and its next batch is soon there. Forked workers have this handler, too.
-        sleeps = frame is not None and frame.f_code.co_name == "select"
-        if sleeps and self.may_raise and number in STOPS and os.getpid() == self.process:
-            self.may_raise = False
+    def defer(self, number, frame):
+        """Note a signal. While this process waits, a second stop signal ends the waiting."""
+        if number == CHILD_DIED:
+            self.child_died = True
+        else:
+            self.pending.append(number)
+        if len(self.pending) < 2:
+            return
+        for worker in self.workers:
+            worker.kill()
+        # With workers, wait for the first of them to die: PyTorch's own locks are free by then.
+        if self.fetching and (number == CHILD_DIED or not self.workers):
             raise Stopped
 
-    def let_act(self, number):
-        """Put the handler of a signal back, and send the signal again if it has waited."""
-        signal.signal(number, self.handlers[number])
-        if number in self.waiting:
-            self.waiting = [other for other in self.waiting if other != number]
-            signal.raise_signal(number)
+    def raise_if_pending(self):
+        """Raise Stopped if a stop signal has come."""
+        if self.pending:
+            raise Stopped
 
     @contextlib.contextmanager
-    def act_at_once(self):
-        """In this block, a stop that comes or has waited raises Stopped, and dead workers count."""
-        self.may_raise = True
+    def waiting_for(self, workers, fetching):
+        """Say that this process waits for `workers`: for a batch if `fetching`, else for their end.
+
+        A stop that comes meanwhile turns an error into Stopped: it may have ended a worker, too.
+        """
+        self.workers, self.fetching = workers, fetching
         try:
-            if WORKER_DIED in self.handlers:
-                self.let_act(WORKER_DIED)
-            if not STOPS.isdisjoint(self.waiting):
-                raise Stopped
             yield
-        except BaseException as error:
-            # Ctrl-C ends the workers, too: that they are dead is no error then.
-            if not STOPS.isdisjoint(self.waiting) and not isinstance(error, Stopped):
+        except Exception as error:
+            if self.pending:
                 raise Stopped from error
             raise
         finally:
-            self.may_raise = False
-            if WORKER_DIED in self.handlers and signal.getsignal(WORKER_DIED) != self.note:
-                # PyTorch sets its own handler when it starts the first worker.
-                self.handlers[WORKER_DIED] = signal.signal(WORKER_DIED, self.note)
-
-
-def fetch(loader, signals):
-    """Yield the batches of a loader. Only while it waits for one do signals act at once."""
-    try:
-        with signals.act_at_once(), workers_without_sigint():
-            batches = iter(loader)
-        while True:
-            with signals.act_at_once():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-    finally:
-        if hasattr(loader, "_iterator"):
-            loader._iterator = None  # persistent workers end with their epoch
+            self.workers, self.fetching = [], False
 
 
 @contextlib.contextmanager
-def workers_without_sigint():
-    """Let workers that start in this block get no SIGINT: this process will end them."""
-    mask = getattr(signal, "pthread_sigmask", lambda *_: set())  # Windows has none
-    before = mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
+def stop_signals_blocked(start_method="fork"):
+    """Block stop signals in this block, and for good in the processes that it starts.
+
+    Ctrl-C goes to all processes of a group. Workers must not end by it: the process that trains
+    ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    if start_method != "fork":
+        # Python's own helper processes. The first would unblock the signals when it starts, and the
+        # second would block them for every process that it ever starts.
+        multiprocessing.resource_tracker.ensure_running()
+    if start_method == "forkserver":
+        multiprocessing.forkserver.ensure_running()
+    mask = block_stop_signals()
     try:
         yield
     finally:
-        mask(getattr(signal, "SIG_SETMASK", 0), before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def block_stop_signals():
+    """Block stop signals in this thread, and return the mask that was there before."""
+    if hasattr(signal, "pthread_sigmask"):
+        return signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    return None

@@ -4,11 +4,11 @@ from html import escape
 
 import torch
 
-from helper.compatibility import in_words
+from helper.compatibility import dtype_and_shape
 
 
 def tabulate(checkpoint, position, every_tensor):
-    """Return the Table of the dict that is in a checkpoint; `position` is put in words."""
+    """Return the Table of the dict in a checkpoint; `position` is in words."""
     tensors = [("model", *item) for item in checkpoint["model"].items()]
     for number, state in checkpoint["optimizer"]["state"].items():
         named = state.items() if isinstance(state, dict) else ()
@@ -17,7 +17,7 @@ def tabulate(checkpoint, position, every_tensor):
     for part in ("model", "optimizer"):
         own = [(n, t) for other, n, t in tensors if other == part and isinstance(t, torch.Tensor)]
         for name, tensor in own if every_tensor else ():
-            dtype, shape = in_words(tensor).split(" ", maxsplit=1)
+            dtype, shape = dtype_and_shape(tensor).split(" ", maxsplit=1)
             rows.append((part, name, shape, dtype, f"{tensor.nbytes:,}"))
         total = sum(tensor.nbytes for _, tensor in own)
         rows.append((part, f"all {len(own)} tensors", "", "", f"{total:,}"))

@@ -1,269 +1,296 @@
-"""The training loop, in which every batch is a function of `(seed, epoch, batch)`."""
+"""The training loop, in which every batch is a function of `(seed, epoch, batch)`.
+
+`train_model` makes a `Trainer` of its arguments and calls `fit`. Two facts carry everything: the
+history is exact after every step, and `dirty` says whether the checkpoint is behind it.
+"""
 
 import math
+import os
 import sys
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from helper import reproducibility as use
-from helper.checkpoint import find_not_finite, load_checkpoint, read_checkpoint, save_checkpoint
-from helper.compatibility import CheckpointError, describe_optimizer, describe_scheduler
+from helper.arguments import check_arguments
+from helper.batches import EpochBatches
+from helper.checkpoint import (
+    load_checkpoint,
+    make_checkpoint,
+    set_aside_unless_earlier,
+    write_checkpoint,
+)
+from helper.compatibility import CheckpointError, check_same_run
 from helper.evaluation import compute_accuracy
+from helper.finite import find_infinite, find_not_finite
 from helper.history import History
-from helper.reproducibility import random_numbers_kept, seed_batch, seed_loader
-from helper.signals import SignalsWait, Stopped, fetch
+from helper.reproducibility import Stream, preserve_rng_state, seed_batch
+from helper.signals import DeferredSignals, Stopped
+from helper.verification import read_checkpoint
 
-REMEDY = "Make the optimizer with a lower learning rate, or look at what is in the data there."
+REMEDY = "Create the optimizer with a lower learning rate, or look at the data of that batch."
 
 
 def train_model(
-    model,
-    num_epochs,
+    model: nn.Module,
+    num_epochs: int,
     train_loader,
     valid_loader,
     test_loader,
-    optimizer,
-    device,
-    scheduler=None,
-    scheduler_on="valid_acc",
-    scheduler_every="epoch",
-    seed=123,
-    history=None,
-    checkpoint_path=None,
-    checkpoint_every=None,
-    logging_interval=None,
-):
-    """Train `model` until `num_epochs` epochs are done in total, and return the History.
+    optimizer: Optimizer,
+    device: torch.device | str,
+    scheduler: LRScheduler | None = None,
+    *,
+    history: History,
+    scheduler_on: str = "valid_acc",
+    scheduler_every: str = "epoch",
+    checkpoint_path: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
+    logging_interval: int | None = None,
+) -> History:
+    """Train `model` until `num_epochs` epochs are done in total, and return its history.
 
-    Args:
-        model: on `device` already. Parts of it that are in evaluation mode stay so.
-        num_epochs: the total, at least 1: with a history of 2 epochs, 12 trains 10 more.
-        train_loader, valid_loader, test_loader: yield `(features, targets)`. Datasets that have a
-            method `to`, like those in helper/dataset.py, are moved to `device` once.
-        scheduler: steps after every epoch, or with `scheduler_every="batch"` after every batch.
-        scheduler_on: what a ReduceLROnPlateau looks at, "valid_acc" or "minibatch_loss" (the last).
-        seed: for a new run, in [0, 2**32). A continued run keeps the seed of its history.
-        history: what the model has behind it; extended in place, so that it stays in step with it.
-        checkpoint_path: save a checkpoint in this file after every epoch, and when the run stops.
-        checkpoint_every: also after every so many batches, counted over the whole run.
-        logging_interval: also print the loss of every so many batches.
+    The fields of `Trainer` say what each argument is. A new run starts with `History(seed=...)`.
 
     All randomness of a batch comes from `(seed, epoch, batch)`; the global random numbers are left
-    as they were. What can change a run: another device, number of threads or release of PyTorch,
-    another number of workers if the data set draws in them, and generators or counters that a data
-    set or a model keeps for itself.
+    as they were. What can change a run: a different device, number of threads or version of
+    PyTorch; what `EpochBatches` names; and generators or counters that a model keeps for itself.
 
-    The stop button (SIGINT) and SIGTERM wait for the end of a step; the run is saved then, and the
-    same call continues it. After an error it is put back to its last checkpoint, or the message
-    says that it must be made anew. Raises a ValueError for arguments that are out of range or don't
-    belong to this history, a FloatingPointError for numbers that are not finite, and a
-    CheckpointError if saving fails.
+    SIGINT (the stop button) and SIGTERM take effect between two batches: the run is saved, and the
+    same call continues it. After any other error, the run is saved too if it stands between two
+    steps; otherwise it is rolled back to its last checkpoint.
+
+    Raises a ValueError for arguments that can't be used or aren't those that this run began with, a
+    FloatingPointError for a number that isn't finite, and a CheckpointError if saving fails.
     """
-    new = history is None
-    history = History(seed=seed) if new else history
-    # What the functions below hand to each other: all arguments, the losses that are still on the
-    # device, how many batches the last checkpoint holds, and whether anything changed since.
-    run = SimpleNamespace(**locals(), unread=[], saved=len(history.minibatch_loss), changed=False)
-    run.rate = float(optimizer.param_groups[0].get("lr", 0.0))
-    check_arguments(run)
-    with SignalsWait() as run.signals, random_numbers_kept(device), torch.enable_grad():
+    return Trainer(
+        model=model,
+        num_epochs=num_epochs,
+        train_loader=train_loader,
+        valid_loader=valid_loader,
+        test_loader=test_loader,
+        optimizer=optimizer,
+        device=device,
+        scheduler=scheduler,
+        history=history,
+        scheduler_on=scheduler_on,
+        scheduler_every=scheduler_every,
+        checkpoint_path=checkpoint_path,
+        checkpoint_every=checkpoint_every,
+        logging_interval=logging_interval,
+    ).fit()
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """What one call of `train_model` is given, and the steps that it consists of."""
+
+    model: nn.Module  # on `device` already; its parts in eval mode stay so
+    num_epochs: int  # the total: with a history of 2 epochs, 12 trains 10 more
+    train_loader: object  # yields features [B, ...] and int64 targets [B]; has a length
+    valid_loader: object  # like train_loader. Datasets with a method `to`, like those in
+    test_loader: object  # helper/dataset.py, are moved to `device`
+    optimizer: Optimizer
+    device: torch.device | str
+    scheduler: LRScheduler | None
+    history: History  # the run so far; extended in place, so that it stays in step with the model
+    scheduler_on: str  # what a ReduceLROnPlateau looks at: "valid_acc", or "minibatch_loss" (last)
+    scheduler_every: str  # when the scheduler steps: "epoch" or "batch"
+    checkpoint_path: str | os.PathLike | None  # saved here after every epoch, and on the way out
+    checkpoint_every: int | None  # also saved every N batches, counted over the whole run
+    logging_interval: int | None  # also prints the loss every N batches of an epoch
+
+    dirty: bool = field(default=False, init=False)  # trained since the last save?
+    half_done: bool = field(default=False, init=False)  # inside a step, or the end of an epoch?
+    infinite: set[str] = field(default_factory=set, init=False)  # infinite tensors at the start
+    checkpoint_file: str | None = field(default=None, init=False)  # the absolute checkpoint_path
+    file_is_ours: bool = field(default=False, init=False)  # may it be overwritten?
+    signals: DeferredSignals = field(default_factory=DeferredSignals, init=False)
+    train_batches: EpochBatches = field(init=False)  # what the loaders yield, epoch by epoch
+    valid_batches: EpochBatches = field(init=False)
+    test_batches: EpochBatches = field(init=False)
+
+    def fit(self) -> History:
+        """Train; save the run if it is stopped, and save it or roll it back if it fails."""
+        check_arguments(self)
+        if self.checkpoint_path is not None:
+            self.checkpoint_file = os.path.abspath(self.checkpoint_path)
+        self.infinite = find_infinite(self.model)
+        for loader in (self.train_loader, self.valid_loader, self.test_loader):
+            if hasattr(getattr(loader, "dataset", None), "to"):
+                loader.dataset.to(self.device)
+
+        with self.signals, preserve_rng_state(self.device), torch.enable_grad():
+            self.train_batches = EpochBatches(self.train_loader, self.signals, "train_loader")
+            self.valid_batches = EpochBatches(self.valid_loader, self.signals, "valid_loader")
+            self.test_batches = EpochBatches(self.test_loader, self.signals, "test_loader")
+            try:
+                check_same_run(self)
+                self.train()
+            except Stopped:
+                self.save_and_report("Stopped", "Run this cell again to continue.")
+            except BaseException as error:
+                self.recover(error)
+                raise
+            finally:
+                for batches in (self.train_batches, self.valid_batches, self.test_batches):
+                    batches.close()
+        return self.history
+
+    def train(self) -> None:
+        """Train all epochs that are not done yet, and print the test accuracy."""
+        history = self.history
+        if history.epoch >= self.num_epochs:
+            print(f"Nothing to do: {history.epoch} of {self.num_epochs} epochs are done already.")
+            self.save()  # the last save may have failed
+            return
+        while history.epoch < self.num_epochs:
+            if history.batch < history.batches_per_epoch:
+                self.train_epoch()
+            self.finish_epoch()
+        test_acc = self.compute_accuracy(self.test_batches, Stream.TEST_ACCURACY)
+        print(f"Test accuracy: {test_acc:.2f}%")
+
+    def train_epoch(self) -> None:
+        """Train those batches of an epoch that are not trained yet."""
+        history = self.history
+        num_batches, start = history.batches_per_epoch, history.batch
+        batches = self.train_batches.epoch(history.seed, history.epoch + 1, start)
+        with progress_bar(self.title, num_batches, start) as bar:
+            for batch, (features, targets) in enumerate(batches, start):
+                seed_batch(history.seed, history.epoch + 1, batch, Stream.STEP)
+                self.train_step(features.to(self.device), targets.to(self.device))
+                bar.update()
+                if self.logging_interval and batch % self.logging_interval == 0:
+                    loss = history.minibatch_loss[-1]
+                    line = f"{self.title} | Batch {batch:04d}/{num_batches:04d} | Loss: {loss:.4f}"
+                    bar.write(line, file=sys.stdout)
+                trained = len(history.minibatch_loss)
+                if self.checkpoint_every and trained % self.checkpoint_every == 0:
+                    self.save()
+
+    def train_step(self, features: torch.Tensor, targets: torch.Tensor) -> None:
+        """Let the optimizer take one step, and enter the loss before it in the history."""
+        learning_rate = self.learning_rate
+        self.dirty = self.half_done = True
+        loss = nn.functional.cross_entropy(self.model(features), targets)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"The loss is {loss.item()} in {self.position}. {REMEDY}")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.scheduler is not None and self.scheduler_every == "batch":
+            self.scheduler.step()
+        self.history.minibatch_loss.append(loss.item())
+        if self.history.batch == self.history.batches_per_epoch:
+            self.history.learning_rate.append(learning_rate)
+        self.half_done = False
+
+    def finish_epoch(self) -> None:
+        """Compute the accuracies of an epoch whose batches are all trained, and save."""
+        history, title = self.history, self.title
+        train_acc = self.compute_accuracy(self.train_batches, Stream.TRAIN_ACCURACY)
+        valid_acc = self.compute_accuracy(self.valid_batches, Stream.VALID_ACCURACY)
+        self.dirty = self.half_done = True
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            loss = history.minibatch_loss[-1]
+            self.scheduler.step(valid_acc if self.scheduler_on == "valid_acc" else loss)
+        elif self.scheduler is not None and self.scheduler_every == "epoch":
+            self.scheduler.step()
+        history.train_acc.append(train_acc)
+        history.valid_acc.append(valid_acc)
+        self.half_done = False
+        self.save()
+        print(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
+
+    def compute_accuracy(self, batches: EpochBatches, stream: Stream) -> float:
+        """Return the accuracy in percent, on batches that are drawn from `(seed, epoch)`."""
+        examples = batches.epoch(self.history.seed, self.history.epoch + 1, stream=stream)
+        return compute_accuracy(self.model, examples, self.device)
+
+    @property
+    def title(self) -> str:
+        """The epoch that is being trained, for what is printed."""
+        return f"Epoch: {self.history.epoch + 1:03d}/{self.num_epochs:03d}"
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the first parameter group."""
+        return float(self.optimizer.param_groups[0].get("lr", 0.0))
+
+    @property
+    def position(self) -> str:
+        """The batch that is next, or that failed (they count from 0), and the learning rate."""
+        batch = f"epoch {self.history.epoch + 1}, batch {self.history.batch}"
+        return f"{batch}, at learning rate {self.learning_rate:g}"
+
+    # ---- Saving, and what happens to a run that doesn't reach its end ----
+
+    def save(self) -> None:
+        """Make sure that all numbers are finite, and save the run if it has a checkpoint_path."""
+        if name := find_not_finite(self.model, self.optimizer, may_be_infinite=self.infinite):
+            raise FloatingPointError(f"{name} is not finite before {self.position}. {REMEDY}")
+        if self.checkpoint_file is None:
+            return
+        if not self.file_is_ours:
+            set_aside_unless_earlier(self.checkpoint_file, self.history)
+            self.file_is_ours = True
+        run = make_checkpoint(self.model, self.optimizer, self.scheduler, self.history)
+        write_checkpoint(self.checkpoint_file, run)
+        self.dirty = False
+
+    def save_and_report(self, event: str, advice: str) -> None:
+        """Save a run that ends between two steps, and print where it is and what to do."""
+        where = "in memory"
         try:
-            prepare(run)
-            if history.epoch >= num_epochs:
-                print(f"Nothing to do: {history.epoch} of {num_epochs} epochs are done already.")
-                save(run)  # the last save may have failed
-                return history
-            while history.epoch < num_epochs:
-                train_epoch(run)
-                close_epoch(run)
-            print(f"Test accuracy: {accuracy(run, test_loader, use.TEST_ACCURACY):.2f}%")
-        except Stopped:
-            stop(run)
-        except BaseException as error:
-            give_up(run, error)
-            raise
-    return history
+            if self.history.minibatch_loss:
+                self.save()
+                if self.checkpoint_path is not None:
+                    where = f"saved in {self.checkpoint_path}"
+        except CheckpointError as error:
+            where = f"in memory only, because {error}"
+        except FloatingPointError as error:
+            self.roll_back(error)
+            return
+        print(f"{event} after {self.history.position}: the run is {where}. {advice}", flush=True)
+
+    def recover(self, error: BaseException) -> None:
+        """Save a run that failed between two steps; roll back one that failed inside a step."""
+        if not self.dirty or isinstance(error, CheckpointError):
+            return  # nothing was trained since the last save, or only saving has failed
+        if self.half_done or isinstance(error, FloatingPointError):
+            self.roll_back(error)
+        else:
+            self.save_and_report(type(error).__name__, "Fix the cause and run this cell again.")
+
+    def roll_back(self, error: BaseException) -> None:
+        """Put a run back to its last checkpoint, or say that it has none."""
+        failure, path = f"{type(error).__name__} in {self.position}:", self.checkpoint_file
+        advice = "recreate model, optimizer, scheduler and history, or load them from a checkpoint."
+        try:
+            if path is not None and os.path.isfile(path):
+                saved = History(**read_checkpoint(path)["history"])
+                if self.history.continues(saved):  # and isn't that of a different run
+                    load_checkpoint(path, self.model, self.optimizer, self.scheduler)
+                    self.history.load_state_dict(saved.state_dict())
+                    advice = f"the run is back at {self.checkpoint_path}. Fix the cause and run "
+                    advice += "this cell again."
+        except CheckpointError as reason:
+            advice = f"{reason} Then {advice}"
+        print(failure, advice, flush=True)
 
 
-def need(fits, message):
-    """Raise a ValueError unless an argument fits."""
-    if not fits:
-        raise ValueError(message)
-
-
-def check_arguments(run):
-    """Raise a ValueError that names the argument that is out of its range."""
-    seed, every, on = run.history.seed, run.scheduler_every, run.scheduler_on
-    for name in ("num_epochs", "checkpoint_every", "logging_interval"):
-        value = getattr(run, name)
-        fits = (type(value) is int and value >= 1) or (value is None and name != "num_epochs")
-        need(fits, f"{name} must be a whole number of at least 1, not {value!r}.")
-    need(on in ("valid_acc", "minibatch_loss"), 'scheduler_on: "valid_acc" or "minibatch_loss".')
-    need(every in ("epoch", "batch"), 'scheduler_every must be "epoch" or "batch".')
-    fits = every == "epoch" or not isinstance(run.scheduler, ReduceLROnPlateau)
-    need(fits, 'A ReduceLROnPlateau needs scheduler_every="epoch".')
-    need(run.checkpoint_path or not run.checkpoint_every, "checkpoint_every needs a path.")
-    need(type(seed) is int and 0 <= seed < 2**32, "seed must be a whole number in [0, 2**32).")
-
-
-def prepare(run):
-    """Check that the parts of a run belong together, and move the data to the device."""
-    history, loader = run.history, run.train_loader
-    describe_optimizer(run.optimizer, run.model)
-    describe_scheduler(run.scheduler, run.optimizer)
-    for name in history.not_loaded:
-        message = f"The {name} of this history's checkpoint was not loaded: load it, or begin anew."
-        need(getattr(run, name, None) is None, message)
-    try:
-        length = len(loader)
-    except TypeError:
-        raise ValueError("train_loader has no length: give its data set a __len__.") from None
-    fits = length and getattr(loader, "in_order", True)
-    need(fits, "train_loader must not be empty, and must have in_order=True.")
-    for each in (loader, run.valid_loader, run.test_loader):
-        if hasattr(getattr(each, "dataset", None), "to"):
-            each.dataset.to(run.device)
-    # The size of the first batch, too: 126 to 129 of 4,000 images a batch all make 31 batches.
-    seed_loader(loader, history.seed, 1, use.ORDER)
-    seed_batch(history.seed, 1, 0, use.FETCH)
-    size = len(next(fetch(loader, run.signals))[1])
-    if not history.minibatch_loss:
-        history.batches_per_epoch, history.batch_size = length, size
-    now, before = (length, size), (history.batches_per_epoch, history.batch_size)
-    message = (
-        "train_loader has {} batches, the first of {} examples; this run began with {} batches"
+def progress_bar(title: str, total: int, done: int) -> tqdm:
+    """Return a plain bar on stdout, gone at the end: a notebook stores nothing of it."""
+    return tqdm(
+        desc=title,
+        total=total,
+        initial=done,
+        leave=False,
+        file=sys.stdout,
+        ncols=80,
+        mininterval=0.5,
     )
-    message += ", the first of {}. Mind its batch size and its data set."
-    need(now == before, message.format(*now, *before))
-
-
-def train_epoch(run):
-    """Train those batches of an epoch that are not trained yet."""
-    history, epoch, done = run.history, run.history.epoch + 1, run.history.batch
-    total, title = history.batches_per_epoch, f"Epoch: {epoch:03d}/{run.num_epochs:03d}"
-    if done == total:
-        return  # only its closing entry is missing
-    if not run.model.training:
-        run.model.train()
-    seed_loader(run.train_loader, history.seed, epoch, use.ORDER)
-    batches = fetch(run.train_loader, run.signals)
-    # A plain bar on stdout, gone at the end: a notebook stores nothing of it.
-    look = {"leave": False, "file": sys.stdout, "ncols": 80, "mininterval": 0.5}
-    with tqdm(desc=title, total=total, initial=done, **look) as bar:
-        for batch in range(total):
-            seed_batch(history.seed, epoch, batch, use.FETCH)
-            examples = next(batches, None)
-            need(examples, f"train_loader has {batch} batches, though its length is {total}.")
-            if batch < done:
-                continue  # trained before the run was cut
-            seed_batch(history.seed, epoch, batch, use.STEP)
-            loss = take_step(run, *(tensor.to(run.device) for tensor in examples))
-            bar.update()
-            if run.logging_interval and batch % run.logging_interval == 0:
-                text = f"{title} | Batch {batch:04d}/{total:04d} | Loss: {loss:.4f}"
-                bar.write(text, file=sys.stdout)
-            every, trained = run.checkpoint_every, history.epoch * total + batch + 1
-            if every and trained % every == 0:
-                save(run)
-
-
-def take_step(run, features, targets):
-    """Let the optimizer take one step, and return the loss before it."""
-    run.changed, run.rate = True, float(run.optimizer.param_groups[0].get("lr", 0.0))
-    loss = torch.nn.functional.cross_entropy(run.model(features), targets)
-    run.optimizer.zero_grad()
-    loss.backward()
-    run.optimizer.step()
-    run.unread.append((loss.detach(), run.rate))  # reading it now would make a GPU wait
-    if run.history.batch + len(run.unread) == run.history.batches_per_epoch:
-        run.history.learning_rate.append(run.rate)
-    if run.scheduler is not None and run.scheduler_every == "batch":
-        run.scheduler.step()
-    return loss.detach()
-
-
-def close_epoch(run):
-    """Compute the accuracies of an epoch whose batches are all trained, enter them, and save."""
-    history, scheduler = run.history, run.scheduler
-    read_losses(run)
-    train_acc = accuracy(run, run.train_loader, use.TRAIN_ACCURACY)
-    valid_acc = accuracy(run, run.valid_loader, use.VALID_ACCURACY)
-    history.train_acc.append(train_acc)
-    history.valid_acc.append(valid_acc)
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(valid_acc if run.scheduler_on == "valid_acc" else history.minibatch_loss[-1])
-    elif scheduler is not None and run.scheduler_every == "epoch":
-        scheduler.step()
-    save(run)
-    title = f"Epoch: {history.epoch:03d}/{run.num_epochs:03d}"
-    print(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
-
-
-def accuracy(run, loader, purpose):
-    """Return the accuracy of the model, in percent, on data that is drawn from `(seed, epoch)`."""
-    seed_loader(loader, run.history.seed, run.history.epoch + 1, purpose)
-    return compute_accuracy(run.model, fetch(loader, run.signals), run.device)
-
-
-def read_losses(run):
-    """Enter the losses in the history; raise a FloatingPointError for one that is not finite."""
-    unread, run.unread = run.unread, []
-    losses = torch.stack([loss for loss, _ in unread]).tolist() if unread else []
-    for loss, (_, run.rate) in zip(losses, unread, strict=True):
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss} in {position(run)}. {REMEDY}")
-        run.history.minibatch_loss.append(loss)
-
-
-def position(run):
-    """Name the batch that comes next or that failed (they count from 0), and the last rate."""
-    batch = run.history.batch + len(run.unread)
-    return f"epoch {run.history.epoch + 1}, batch {batch}, at learning rate {run.rate:g}"
-
-
-def save(run):
-    """Save a run if it has a path, after making sure that all its numbers are finite."""
-    read_losses(run)
-    if name := find_not_finite(run.model, run.optimizer):
-        raise FloatingPointError(f"{name} is not finite before {position(run)}. {REMEDY}")
-    if run.checkpoint_path is not None:
-        save_checkpoint(run.checkpoint_path, run.model, run.optimizer, run.scheduler, run.history)
-        run.saved, run.changed = len(run.history.minibatch_loss), False
-
-
-def stop(run):
-    """Save a run that somebody stops, and say how to go on."""
-    path, how = run.checkpoint_path, "Run this cell again to continue."
-    try:
-        if run.unread or run.history.minibatch_loss:
-            save(run)
-        state = f"it is saved in {path}." if path and run.saved else "it is in memory."
-    except CheckpointError as error:
-        state = f"it is in memory only, because {error}"
-    except FloatingPointError as error:
-        return give_up(run, error)
-    if run.new:
-        how = "Load it to continue." if path and run.saved else "Its history is lost: begin anew."
-    return print(f"Stopped after {run.history.position}: {state} {how}", flush=True)
-
-
-def give_up(run, error):
-    """Put a run that failed back to its last checkpoint, if it has one, and say what it is now."""
-    if not run.changed or isinstance(error, CheckpointError):
-        return  # nothing was trained since the last save, or only saving has failed
-    history, path, failed = run.history, run.checkpoint_path, f"{type(error).__name__} in "
-    failed += f"{position(run)}:"
-    result = "make model, optimizer, scheduler and history anew, or load them."
-    run.unread, own = [], (history.seed, history.minibatch_loss[: run.saved])
-    try:
-        saved = read_checkpoint(path)["history"] if path and run.saved else None
-        if saved and (saved["seed"], saved["minibatch_loss"]) == own:  # not that of another run
-            loaded = load_checkpoint(path, run.model, run.optimizer, run.scheduler)
-            vars(history).update(vars(loaded))
-            result = f"the run is as in {path}. Mend the cause, and continue."
-    except CheckpointError as reason:
-        result = f"{reason} Then {result}"
-    print(failed, result, flush=True)

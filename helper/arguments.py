@@ -1,0 +1,117 @@
+"""The arguments of `train_model`: what can't be used is refused before anything is trained."""
+
+import inspect
+import operator
+
+import numpy as np
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+from helper.batches import length_of
+from helper.compatibility import NEW_RUN, describe_optimizer, describe_scheduler
+
+
+def as_positive_integer(name: str, value) -> int:
+    """Return a value as an int, or raise a ValueError. Integers of NumPy are accepted."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be a positive integer, not {value!r}.")
+    if operator.index(value) < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value}.")
+    return operator.index(value)
+
+
+def check_arguments(trainer) -> None:
+    """Raise a ValueError that names an argument of `train_model` that can't be used."""
+    trainer.num_epochs = as_positive_integer("num_epochs", trainer.num_epochs)
+    for name in ("checkpoint_every", "logging_interval"):
+        if getattr(trainer, name) is not None:
+            setattr(trainer, name, as_positive_integer(name, getattr(trainer, name)))
+    if trainer.checkpoint_every is not None and trainer.checkpoint_path is None:
+        raise ValueError("checkpoint_every needs a checkpoint_path.")
+    check_loaders(trainer)
+    check_optimizer(trainer.optimizer, trainer.model)
+    if trainer.scheduler_on not in ("valid_acc", "minibatch_loss"):
+        raise ValueError('scheduler_on must be "valid_acc" or "minibatch_loss".')
+    if trainer.scheduler_every not in ("epoch", "batch"):
+        raise ValueError('scheduler_every must be "epoch" or "batch".')
+    if trainer.scheduler is not None:
+        check_scheduler(trainer)
+
+
+def check_loaders(trainer) -> None:
+    """Raise a ValueError for a loader that is missing, empty, of unknown length or out of order."""
+    for name in ("train_loader", "valid_loader", "test_loader"):
+        loader = getattr(trainer, name)
+        if not hasattr(loader, "__iter__"):
+            raise ValueError(f"{name} must be a DataLoader, not {loader!r:.50}.")
+        if length_of(loader) == 0:
+            raise ValueError(
+                f"{name} is empty. Check its dataset; with drop_last=True, a dataset smaller than "
+                "one batch has no batch at all."
+            )
+    if length_of(trainer.train_loader) is None:
+        raise ValueError("train_loader has no length: give its dataset a __len__.")
+    if not getattr(trainer.train_loader, "in_order", True):
+        raise ValueError("train_loader must have in_order=True: the order of its batches counts.")
+
+
+def check_optimizer(optimizer, model) -> None:
+    """Raise a ValueError for an optimizer of a different model, or one that needs a closure."""
+    describe_optimizer(optimizer, model)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(optimizer).__name__} needs a closure in each step, and train_model takes its "
+            "steps without one. Use a different optimizer, or a training loop of your own."
+        )
+
+
+def check_scheduler(trainer) -> None:
+    """Raise a ValueError for a scheduler that can't be used as the other arguments say."""
+    scheduler = trainer.scheduler
+    describe_scheduler(scheduler, trainer.optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if trainer.scheduler_every == "batch":
+            raise ValueError('A ReduceLROnPlateau needs scheduler_every="epoch".')
+        mode = "max" if trainer.scheduler_on == "valid_acc" else "min"
+        if scheduler.mode != mode:
+            raise ValueError(
+                f'ReduceLROnPlateau has mode="{scheduler.mode}", but scheduler_on='
+                f'"{trainer.scheduler_on}" needs mode="{mode}": an accuracy should rise, and a '
+                "loss should fall."
+            )
+
+    history = trainer.history
+    if trainer.scheduler_every == "batch":
+        steps = trainer.num_epochs * len(trainer.train_loader) - len(history.minibatch_loss)
+    else:
+        steps = trainer.num_epochs - history.epoch
+    excess = steps_too_many(scheduler, max(steps, 0))
+    if excess > 0:
+        raise ValueError(
+            f"The OneCycleLR schedule ends {excess} steps before epoch {trainer.num_epochs} does. "
+            "Create it with total_steps for all epochs, or train fewer epochs. " + NEW_RUN
+        )
+
+
+def steps_too_many(scheduler, steps: int) -> int:
+    """Return how many of the next `steps` a OneCycleLR can't take, or 0 if that isn't known."""
+    if isinstance(scheduler, OneCycleLR):
+        return max(0, scheduler.last_epoch + steps - scheduler.total_steps)
+    if isinstance(scheduler, ChainedScheduler):
+        return max(steps_too_many(part, steps) for part in scheduler._schedulers)
+    if isinstance(scheduler, SequentialLR):
+        # Each part steps from its milestone, where it is at step 0, to just before the next one.
+        end = scheduler.last_epoch + steps
+        starts = [0, *scheduler._milestones]
+        ends = [*(milestone - 1 for milestone in scheduler._milestones), end]
+        excess = 0
+        for part, start, last in zip(scheduler._schedulers, starts, ends, strict=True):
+            if isinstance(part, OneCycleLR):
+                excess = max(excess, min(last, end) - start - part.total_steps)
+        return excess
+    return 0
