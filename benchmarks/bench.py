@@ -1,7 +1,7 @@
 """How fast this project is, beside the lecture's way and beside PyTorch alone.
 
     make bench                                        or, with the options below:
-    .venv/bin/python benchmarks/bench.py [--data-dir DIR] [--json FILE] [--growth]
+    .venv/bin/python benchmarks/bench.py [--data-dir DIR] [--json FILE] [--growth] [--position]
 
 The contenders take turns in one process, and medians are printed:
 
@@ -29,7 +29,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -256,8 +255,7 @@ def measure_epoch(folder, rounds):
     from helper.dataset import get_dataloaders_mnist
     from helper.evaluation import compute_accuracy
     from helper.history import History
-    from helper.signals import SignalsWait
-    from helper.train import prepare, read_losses, train_epoch, train_model
+    from helper.train import Trainer, train_model
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaders = {
@@ -276,25 +274,19 @@ def measure_epoch(folder, rounds):
         model, optimizer, _ = runs[name]
         if name == "project":
             train, valid, test = loaders[name]
-            run = SimpleNamespace(
+            trainer = Trainer(
                 model=model,
-                optimizer=optimizer,
-                scheduler=None,
-                history=History(),
-                device=device,
                 num_epochs=1,
                 train_loader=train,
                 valid_loader=valid,
                 test_loader=test,
-                scheduler_every="epoch",
-                checkpoint_every=None,
-                logging_interval=None,
-                unread=[],
+                optimizer=optimizer,
+                device=device,
+                history=History(),
             )
-            with SignalsWait() as run.signals:
-                prepare(run)
-                train_epoch(run)
-                read_losses(run)
+            with trainer.signals:
+                trainer.prepare()
+                trainer.train_epoch()
         else:
             bare_training(model, loaders[name][0], optimizer, device)
 
@@ -305,7 +297,7 @@ def measure_epoch(folder, rounds):
     def epoch(name):
         model, optimizer, scheduler = runs[name]
         if name == "project":
-            train_model(model, 1, *loaders[name], optimizer, device, scheduler)
+            train_model(model, 1, *loaders[name], optimizer, device, scheduler, history=History())
         else:
             bare_training(model, loaders[name][0], optimizer, device)
             accuracies = [bare_accuracy(model, loader, device) for loader in loaders[name]]
@@ -326,14 +318,17 @@ def write_and_sync(path, write):
         os.fsync(file.fileno())
 
 
-def measure_checkpoint(name, model, folder, rounds):
-    """Measure saving and loading a run whose optimizer has a momentum for every parameter."""
+def measure_checkpoint(name, model, folder, rounds, adam=False):
+    """Measure saving and loading a run with SGD's momentum, or with the two moments of Adam."""
     import torch
 
     from helper.checkpoint import load_checkpoint, save_checkpoint
     from helper.history import History
 
     run = make_run(model)
+    if adam:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        run = (model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     run[1].step()
@@ -350,6 +345,11 @@ def measure_checkpoint(name, model, folder, rounds):
         for path, part in zip(three, run, strict=True):
             part.load_state_dict(torch.load(path, weights_only=True))
 
+    def load_one():
+        saved = torch.load(bare, weights_only=True)
+        for part_name, part in zip(("model", "optimizer", "scheduler"), run, strict=True):
+            part.load_state_dict(saved[part_name])
+
     saving = {
         "lecture": save_three,
         "bare": lambda: write_and_sync(bare, lambda file: torch.save(checkpoint, file)),
@@ -357,7 +357,7 @@ def measure_checkpoint(name, model, folder, rounds):
     }
     loading = {
         "lecture": load_three,
-        "bare": lambda: torch.load(bare, weights_only=True),
+        "bare": load_one,
         "project": lambda: load_checkpoint(ours, *run),
     }
     size = f"{name}, {ours.stat().st_size / 1e6:.1f} MB"
@@ -376,6 +376,7 @@ def measure_growth(folder):
     import torchvision.datasets  # noqa: F401  # a library's own memory is not the data's
 
     from helper.dataset import get_dataloaders_mnist
+    from helper.history import History
     from helper.train import train_model
 
     before = memory("VmRSS")
@@ -390,10 +391,45 @@ def measure_growth(folder):
     }
     model, optimizer, _ = make_run(make_lenet5())
     with contextlib.redirect_stdout(io.StringIO()):
-        train_model(model, 1, *loaders, optimizer, torch.device("cpu"))
+        train_model(model, 1, *loaders, optimizer, torch.device("cpu"), history=History())
     row["epoch, s"] = time.perf_counter() - begin - loaded
     row["peak of all, MB"] = (memory("VmHWM") - before) / 1e6
     return row
+
+
+class Zeros:
+    """So many examples of one number each; a whole batch is made at a time."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return self.number
+
+    def __getitems__(self, indices):
+        import torch
+
+        return torch.zeros(len(indices), 1), torch.zeros(len(indices), dtype=torch.int64)
+
+
+def measure_position(num_batches, trained):
+    """Return seconds and bytes from nothing to the first new batch, when `trained` are behind it.
+
+    The epoch has `num_batches` batches of 128 shuffled examples.
+    """
+    from torch.utils.data import DataLoader
+
+    from helper.batches import EpochBatches, identity_collate
+
+    loader = DataLoader(Zeros(128 * num_batches), 128, shuffle=True, collate_fn=identity_collate)
+    before = memory("VmRSS")
+    begin = time.perf_counter()
+    batches = EpochBatches(loader).epoch(seed=1, epoch=1, start=trained)
+    next(batches)
+    return {
+        "first batch, s": time.perf_counter() - begin,
+        "peak, MB": (memory("VmHWM") - before) / 1e6,
+    }
 
 
 def memory(name):
@@ -457,7 +493,20 @@ def main():
     parser.add_argument(
         "--growth", action="store_true", help="instead: time and memory for 1, 2, 4, 8 x MNIST"
     )
+    parser.add_argument(
+        "--position", action="store_true", help="instead: the first batch after N trained ones"
+    )
     arguments = parser.parse_args()
+
+    if arguments.position:
+        print(f"{'batches':>10}{'trained':>10}{'first batch, s':>16}{'peak, MB':>12}")
+        for num_batches, trained in [(1_100, 10), (1_100, 1_000)] + [
+            (100_100, trained) for trained in (10, 1_000, 100_000)
+        ]:
+            rows = [in_a_fresh_process(measure_position, num_batches, trained) for _ in range(5)]
+            seconds, peak = (statistics.median(row[name] for row in rows) for name in rows[0])
+            print(f"{num_batches:10,}{trained:10,}{seconds:16.3f}{peak:12.0f}")
+        return
 
     real = read_mnist(arguments.data_dir)
     source = "real MNIST" if real else "random, in MNIST's shapes"
@@ -483,7 +532,8 @@ def main():
             rows |= measure_checkpoint("LeNet-5", make_lenet5(), folder, rounds=100)
             from torchvision.models import alexnet
 
-            rows |= measure_checkpoint("AlexNet", alexnet(num_classes=10), folder, rounds=9)
+            model = alexnet(num_classes=10)
+            rows |= measure_checkpoint("AlexNet and Adam", model, folder, rounds=9, adam=True)
             print(format_table(rows))
     machine = describe_machine(source)
     print("\n" + ", ".join(f"{name}: {value}" for name, value in machine.items()))

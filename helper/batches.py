@@ -72,11 +72,13 @@ class EpochBatches:
 
     def fetch_from(self, start: int, seed: int, epoch: int, stream: Stream) -> Iterator:
         """Yield the batches of the view, starting with batch `start`."""
-        index_lists = list(itertools.islice(index_sampler(self.loader), len(self.loader)))
-        self.check_length(len(index_lists))
         self.keys.clear()
-        for batch in range(start, len(index_lists)):
-            self.keys.append(((seed, epoch, batch, stream), index_lists[batch]))
+        num_batches = 0
+        for indices in itertools.islice(index_sampler(self.loader), len(self.loader)):
+            if num_batches >= start:
+                self.keys.append(((seed, epoch, num_batches, stream), indices))
+            num_batches += 1
+        self.check_length(num_batches)
         self.open(self.view)
         while (batch := self.next_batch()) is not END:
             yield batch
@@ -178,7 +180,8 @@ class StartWorker:
     def __call__(self, worker_id: int) -> None:
         block_stop_signals()  # a forkserver that was already running hasn't passed them on
         information = get_worker_info()
-        vars(information)["dataset"] = information.dataset.dataset  # show the user's, not ours
+        # Show the user's dataset, not ours; PyTorch lets nobody set it in the usual way.
+        object.__setattr__(information, "dataset", information.dataset.dataset)
         if self.worker_init_fn is not None:
             self.worker_init_fn(worker_id)
 

@@ -9,10 +9,12 @@ import contextlib
 import copy
 import os
 import platform
+import sys
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from helper.atomic import FolderNotFlushed, atomic_file
 from helper.compatibility import CheckpointError, check_equal, describe_run
@@ -125,7 +127,8 @@ def set_aside_unless_earlier(path, history: History) -> None:
     new_path = next(name for name in names if not os.path.lexists(name))
     with checkpoint_errors(f"{path} can't be renamed, and is as it was before"):
         os.rename(path, new_path)
-    print(f"{os.path.basename(path)} {reason}: renamed to {os.path.basename(new_path)}.")
+    line = f"{os.path.basename(path)} {reason}: renamed to {os.path.basename(new_path)}."
+    tqdm.write(line, file=sys.stdout)  # beside a progress bar, if there is one
 
 
 # ---- Loading ----

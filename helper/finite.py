@@ -54,7 +54,9 @@ def find_infinite(model: nn.Module) -> set[str]:
 
 def kind_of_numbers(value) -> str:
     """Return NAN or INFINITE for a tensor with such an element (NAN first), otherwise FINITE."""
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
+    if not isinstance(value, torch.Tensor) or nn.parameter.is_lazy(value):
+        return FINITE
+    if value.layout != torch.strided or value.is_meta:
         return FINITE
     if hasattr(value, "to_local"):
         value = value.to_local()  # this process's share of a tensor that is spread over many

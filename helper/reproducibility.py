@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import types
+from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
@@ -114,13 +115,12 @@ def find_parts(*roots) -> list:
     library keeps outside of Python; stops after 10,000 objects.
     """
     found = {}  # by id, since not everything can be hashed
-    queue = [*roots]
-    while queue and len(found) < MOST_OBJECTS:
-        level, queue = queue, []
-        for part in level:
-            if id(part) not in found and not isinstance(part, LEAVES):
-                found[id(part)] = part
-                queue += children(part)
+    waiting = deque(roots)
+    while waiting and len(found) < MOST_OBJECTS:
+        part = waiting.popleft()
+        if id(part) not in found and not isinstance(part, LEAVES):
+            found[id(part)] = part
+            waiting.extend(children(part))
     return list(found.values())
 
 

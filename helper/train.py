@@ -88,47 +88,49 @@ def train_model(
 class Trainer:
     """What one call of `train_model` is given, and the steps that it consists of."""
 
+    # The arguments
     model: nn.Module  # on `device` already; its parts in eval mode stay so
     num_epochs: int  # the total: with a history of 2 epochs, 12 trains 10 more
-    train_loader: object  # yields features [B, ...] and int64 targets [B]; has a length
-    valid_loader: object  # like train_loader. Datasets with a method `to`, like those in
-    test_loader: object  # helper/dataset.py, are moved to `device`
+    # Each loader yields features [B, ...] and int64 targets [B], and train_loader has a length. A
+    # dataset with a method `to`, like those in helper/dataset.py, is moved to `device`.
+    train_loader: object
+    valid_loader: object
+    test_loader: object
     optimizer: Optimizer
     device: torch.device | str
-    scheduler: LRScheduler | None
+    scheduler: LRScheduler | None = None
     history: History  # the run so far; extended in place, so that it stays in step with the model
-    scheduler_on: str  # what a ReduceLROnPlateau looks at: "valid_acc", or "minibatch_loss" (last)
-    scheduler_every: str  # when the scheduler steps: "epoch" or "batch"
-    checkpoint_path: str | os.PathLike | None  # saved here after every epoch, and on the way out
-    checkpoint_every: int | None  # also saved every N batches, counted over the whole run
-    logging_interval: int | None  # also prints the loss every N batches of an epoch
+    # What a ReduceLROnPlateau watches ("minibatch_loss": the last), and when a scheduler steps
+    scheduler_on: str = "valid_acc"  # or "minibatch_loss"
+    scheduler_every: str = "epoch"  # or "batch"
+    checkpoint_path: str | os.PathLike | None = None  # saved after every epoch and on the way out
+    checkpoint_every: int | None = None  # also saved every N batches, counted over the whole run
+    logging_interval: int | None = None  # also prints the loss every N batches of an epoch
 
-    dirty: bool = field(default=False, init=False)  # trained since the last save?
+    # The state of this call
+    dirty: bool = field(default=False, init=False)  # has it trained since the last save?
     half_done: bool = field(default=False, init=False)  # inside a step, or the end of an epoch?
     infinite: set[str] = field(default_factory=set, init=False)  # infinite tensors at the start
     checkpoint_file: str | None = field(default=None, init=False)  # the absolute checkpoint_path
-    file_is_ours: bool = field(default=False, init=False)  # may it be overwritten?
+    file_is_ours: bool = field(default=False, init=False)  # may that file be overwritten?
     signals: DeferredSignals = field(default_factory=DeferredSignals, init=False)
     train_batches: EpochBatches = field(init=False)  # what the loaders yield, epoch by epoch
     valid_batches: EpochBatches = field(init=False)
     test_batches: EpochBatches = field(init=False)
 
-    def fit(self) -> History:
-        """Train; save the run if it is stopped, and save it or roll it back if it fails."""
+    def __post_init__(self):
         check_arguments(self)
+        self.train_batches = EpochBatches(self.train_loader, self.signals, "train_loader")
+        self.valid_batches = EpochBatches(self.valid_loader, self.signals, "valid_loader")
+        self.test_batches = EpochBatches(self.test_loader, self.signals, "test_loader")
         if self.checkpoint_path is not None:
             self.checkpoint_file = os.path.abspath(self.checkpoint_path)
-        self.infinite = find_infinite(self.model)
-        for loader in (self.train_loader, self.valid_loader, self.test_loader):
-            if hasattr(getattr(loader, "dataset", None), "to"):
-                loader.dataset.to(self.device)
 
+    def fit(self) -> History:
+        """Train; save the run if it is stopped, and save it or roll it back if it fails."""
         with self.signals, preserve_rng_state(self.device), torch.enable_grad():
-            self.train_batches = EpochBatches(self.train_loader, self.signals, "train_loader")
-            self.valid_batches = EpochBatches(self.valid_loader, self.signals, "valid_loader")
-            self.test_batches = EpochBatches(self.test_loader, self.signals, "test_loader")
             try:
-                check_same_run(self)
+                self.prepare()
                 self.train()
             except Stopped:
                 self.save_and_report("Stopped", "Run this cell again to continue.")
@@ -139,6 +141,14 @@ class Trainer:
                 for batches in (self.train_batches, self.valid_batches, self.test_batches):
                     batches.close()
         return self.history
+
+    def prepare(self) -> None:
+        """Check that the arguments belong to the run in `history`, or start a new one."""
+        self.infinite = find_infinite(self.model)
+        for loader in (self.train_loader, self.valid_loader, self.test_loader):
+            if hasattr(getattr(loader, "dataset", None), "to"):
+                loader.dataset.to(self.device)
+        check_same_run(self)
 
     def train(self) -> None:
         """Train all epochs that are not done yet, and print the test accuracy."""
