@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from helper.reproducibility import random_numbers_kept
+from helper.reproducibility import preserve_rng_state
 
 
 class Hint(Exception):
@@ -68,7 +68,7 @@ def try_out(check, answer, name):
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             contextlib.chdir(folder),
             mock.patch("tempfile.tempdir", folder),
-            random_numbers_kept("cpu"),
+            preserve_rng_state("cpu"),
             torch.enable_grad(),
         ):
             torch.manual_seed(0)

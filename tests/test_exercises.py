@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import exercises
-from helper.atomic import write_atomically
+from helper.atomic import atomic_file
 from helper.reproducibility import compute_sha256
 from tests.test_notebooks import problems
 from tests.wrong_about_many import WRONG_ABOUT_MANY
@@ -1962,7 +1962,8 @@ def in_memory_first(state, path):
 
 
 def with_the_helper(state, path):
-    write_atomically(path, lambda file: torch.save(state, file))
+    with atomic_file(path) as file:
+        torch.save(state, file)
 
 
 def in_a_process(state, path):
