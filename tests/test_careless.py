@@ -53,7 +53,7 @@ def test_the_pair_in_careless_hands(course):
         # Settings that are not those of notebook 1.
         run("BATCH_SIZE = 100")
         run("data")
-        assert "Mind its batch size" in refused(run, "continue")
+        assert "Check its batch size and its dataset." in refused(run, "continue")
         run("BATCH_SIZE = 128")
         run("data")
         run("RANDOM_SEED = 7")
@@ -105,5 +105,57 @@ def test_the_large_pair_in_careless_hands(course):
         run("RANDOM_SEED = 123")
         run("load-checkpoint")
         # Fewer epochs than are done: nothing to do, and what is saved is this run all the same.
-        assert "Nothing to do: 2 of 1 epochs are done already." in run("continue")
+        # What was there is kept, whether the cell that sets it aside was run or not.
+        printed = run("continue")
+        assert "Nothing to do: 2 of 1 epochs are done already." in printed
+        assert "renamed to alexnet-continued.previous.pt." in printed
         assert "2 epochs done" in repr(describe_checkpoint(stale, every_tensor=False))
+    kept = course / "saved_data" / "alexnet-continued.previous.pt"
+    assert kept.read_bytes() == (course / "saved_data" / "alexnet-model.pt").read_bytes()
+
+
+def printed_by(path, skip=(), after=None):
+    """Return what each cell of a notebook prints; `after` are lines to run after a cell, by id."""
+    printed = {}
+    with open_notebook(path) as run:
+        for name in run.cells:
+            if name not in skip and not name.startswith("exercise"):
+                printed[name] = run(name)
+                run((after or {}).get(name, "pass"))
+    return printed
+
+
+def runs_twice(path, checkpoint=None, **how):
+    """Assert that a second run prints the same, and keeps the checkpoint that the first one left.
+
+    The file is recognized by its number: two equal runs save the same bytes.
+    """
+    printed = printed_by(path, **how)
+    if checkpoint is None:
+        assert printed_by(path, **how) == printed
+        return
+    number = checkpoint.stat().st_ino
+    assert printed_by(path, **how) == printed
+    assert checkpoint.with_suffix(".previous.pt").stat().st_ino == number
+    assert checkpoint.stat().st_ino != number
+
+
+@pytest.mark.slow
+def test_a_second_run_of_the_pair_prints_the_same(course, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    change_settings(course / FIRST, NUM_EPOCHS=1)
+    change_settings(course / SECOND, NUM_EPOCHS=2)
+    runs_twice(course / FIRST)
+    runs_twice(course / SECOND, course / "saved_data" / "continued.pt")
+    runs_twice(course / "solutions" / SECOND, course / "saved_data" / "try-it.pt")
+
+
+@pytest.mark.slow
+def test_a_second_run_of_the_large_pair_prints_the_same(course, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    change_settings(course / FOURTH, NUM_EPOCHS=1)
+    change_settings(course / FIFTH, NUM_EPOCHS=2)
+    skip = {"one-step", "layers", "plot-bytes", "measure", "half", "feature-extraction"}
+    for name, checkpoint in [(FOURTH, "alexnet.pt"), (FIFTH, "alexnet-continued.pt")]:
+        path = course / "saved_data" / checkpoint
+        runs_twice(course / name, path, skip=skip, after={"data": FEW})
