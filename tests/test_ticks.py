@@ -82,12 +82,12 @@ BREAKS = {
     "3-resume-lab": [
         Break(
             "the order of an epoch comes from the global generator",
-            "import helper.train\n"
-            "seed_loader = helper.train.seed_loader\n"
-            "helper.train.seed_loader = helper.train.seed_batch = lambda *_: None",
+            "import helper.batches\n"
+            "true_seeds = helper.batches.seed_loader, helper.batches.seed_batch\n"
+            "helper.batches.seed_loader = helper.batches.seed_batch = lambda *_: None",
             ["looking-train"],
             "✗",
-            "helper.train.seed_loader, helper.train.seed_batch = seed_loader, seed_batch",
+            "helper.batches.seed_loader, helper.batches.seed_batch = true_seeds",
         ),
         Break(
             "the momentum is lost when the program begins again",
