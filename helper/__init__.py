@@ -1,1 +1,1 @@
-"""What the notebooks share: one file per helper of the lecture, each readable in five minutes."""
+"""What the notebooks share, in files that each do one job."""
