@@ -31,7 +31,7 @@ class Stream(IntEnum):
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 # What can't hold a generator, or isn't looked into.
 LEAVES = (str, bytes, int, float, complex, type(None), torch.Tensor, np.ndarray, type)
-LEAVES += (types.ModuleType, types.BuiltinFunctionType)
+LEAVES += (types.ModuleType,)
 LARGE = 1_000  # a list or a dict with more entries is data; it isn't looked into
 MOST_OBJECTS = 10_000  # looked at from one loader
 
@@ -132,10 +132,12 @@ def children(part) -> Iterator:
         yield from part.values() if len(part) <= LARGE else ()
     elif isinstance(part, functools.partial):
         yield from (part.func, *part.args, *part.keywords.values())
-    elif isinstance(part, types.MethodType):
+    elif isinstance(part, (types.MethodType, types.BuiltinFunctionType)):
         yield part.__self__
     elif isinstance(part, types.FunctionType):
         yield from part.__defaults__ or ()
+        yield from (part.__kwdefaults__ or {}).values()
+        yield from (part.__kwdefaults__ or {}).values()
         for cell in part.__closure__ or ():
             with contextlib.suppress(ValueError):  # a variable that has no value yet
                 yield cell.cell_contents
@@ -143,7 +145,7 @@ def children(part) -> Iterator:
         for name, value in vars(kind).items():
             if isinstance(value, GENERATORS):
                 yield value
-            elif isinstance(value, types.MemberDescriptorType):  # one of __slots__
+            elif isinstance(value, types.MemberDescriptorType) and "__slots__" in vars(kind):
                 yield getattr(part, name, None)
     attributes = getattr(part, "__dict__", None)
     if isinstance(attributes, dict):

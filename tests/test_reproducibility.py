@@ -1,24 +1,37 @@
 """Seeds, deterministic algorithms, and a hash that notices every change and never lies."""
 
+import contextlib
+import functools
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from helper.reproducibility import (
-    FETCH,
-    ORDER,
-    STEP,
-    TEST_ACCURACY,
-    TRAIN_ACCURACY,
-    VALID_ACCURACY,
+    LARGE,
+    Stream,
     compute_sha256,
+    find_generators,
+    find_parts,
+    preserve_rng_state,
     seed_batch,
+    seed_generator,
+    seed_loader,
     set_all_seeds,
     set_deterministic,
 )
+from tests.support.programs.draw_from_generators import draw_from_all, make_generators
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_seeds_cover_python_numpy_and_torch():
@@ -128,12 +141,249 @@ def test_sha256_refuses_what_has_no_bits_of_its_own(value):
         compute_sha256(value)
 
 
+# ---- The numbers of one batch ----
+
+
 def test_every_use_of_a_seed_has_its_own_numbers():
     seeds = {
-        seed_batch(seed, epoch, batch, use)
-        for seed in (0, 1, 123)
+        seed_batch(seed, epoch, batch, stream)
+        for seed in (0, 1, 2**32 - 1)
         for epoch in (1, 2)
         for batch in (0, 1, 2)
-        for use in (ORDER, FETCH, STEP, TRAIN_ACCURACY, VALID_ACCURACY, TEST_ACCURACY)
+        for stream in Stream
     }
     assert len(seeds) == 3 * 2 * 3 * 6
+
+
+@pytest.mark.parametrize("kind", make_generators())
+def test_each_kind_of_generator_is_seeded(kind):
+    one, other = make_generators()[kind], make_generators()[kind]
+    seed_generator(one, 2**32 - 1)
+    before = draw_from_all([one])
+    assert draw_from_all([one]) != before
+    draw_from_all([other])
+    seed_generator(other, 2**32 - 1)
+    assert draw_from_all([other]) == before
+    seed_generator(other, 1)
+    assert draw_from_all([other]) != before
+
+
+def test_half_a_number_that_is_left_over_is_forgotten():
+    """NumPy and Python keep the second of two normal numbers, or half of 64 bits, for later."""
+    for generator in make_generators().values():
+        seed_generator(generator, 5)
+        expected = draw_from_all([generator])
+        if isinstance(generator, np.random.Generator):
+            generator.integers(9, dtype=np.int32)
+        elif isinstance(generator, np.random.RandomState):
+            generator.randn()
+        elif isinstance(generator, random.Random):
+            generator.gauss(0, 1)
+        seed_generator(generator, 5)
+        assert draw_from_all([generator]) == expected
+
+
+def test_generators_and_the_global_ones_have_different_numbers():
+    one, other = torch.Generator(), torch.Generator()
+    seed_batch(5, 1, 2, Stream.FETCH, [one, other])
+    draws = torch.rand(1).item(), *draw_from_all([one, other])
+    assert len(set(draws)) == 3
+    assert seed_batch(5, 1, 2, Stream.FETCH) == seed_batch(5, 1, 2, Stream.FETCH, [one])
+    assert (torch.rand(1).item(), *draw_from_all([one])) == draws[:2]  # more of them change nothing
+
+
+def test_the_same_numbers_in_every_process():
+    program = ROOT / "tests" / "support" / "programs" / "draw_from_generators.py"
+    for hash_seed in ("1", "2"):  # of what Python hashes, which changes with the process
+        result = subprocess.run(
+            [sys.executable, "-B", program],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        generators = [*make_generators().values()]
+        seed_batch(7, 2, 3, Stream.FETCH, generators)
+        assert result.stdout.split() == [str(number) for number in draw_from_all(generators)]
+
+
+def test_random_numbers_are_preserved():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    set_all_seeds(3)
+    expected = draw()
+    set_all_seeds(3)
+    with contextlib.suppress(ZeroDivisionError), preserve_rng_state("cpu"):
+        assert draw() == expected
+        set_all_seeds(4)
+        raise ZeroDivisionError
+    assert draw() == expected
+
+
+# ---- What a loader holds ----
+
+
+IN_A_GLOBAL_VARIABLE = torch.Generator()
+
+
+class Slotted:
+    __slots__ = ("empty", "generator")
+
+    def __init__(self, generator):
+        self.generator = generator
+
+
+class SlottedBelow(Slotted):
+    __slots__ = ("more",)
+
+
+class Watchful:
+    """Notices when somebody calls its property, which may open a file or draw a number."""
+
+    def __init__(self, generator):
+        self.generator, self.calls = generator, 0
+
+    @property
+    def image(self):
+        self.calls += 1
+        return torch.Generator()
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AssertionError(f"somebody has asked for {name}")
+
+    def draw(self):
+        return self.generator
+
+
+def closure(generator):
+    def draw():
+        return generator, not_yet
+
+    if generator is None:
+        not_yet = 1
+    return draw
+
+
+def keyword_only(generator):
+    def draw(*, generator=generator):
+        return generator
+
+    return draw
+
+
+def with_class_attribute(generator):
+    below = type("Above", (), {"generator": generator})
+    return type("Below", (below,), {})()
+
+
+def in_a_cycle(generator):
+    one, other = [], {}
+    one += [other, one]
+    other |= {"one": one, "generator": generator}
+    return one
+
+
+HOLDERS = {
+    "itself": lambda g: g,
+    "attribute": lambda g: SimpleNamespace(deeper=SimpleNamespace(generator=g)),
+    "slot": Slotted,
+    "slot of a base class": SlottedBelow,
+    "class attribute": with_class_attribute,
+    "list": lambda g: [1, [g]],
+    "tuple": lambda g: ("a", (g,)),
+    "dict": lambda g: {"a": {"b": g}},
+    "argument of a partial": lambda g: functools.partial(max, 1, g),
+    "keyword of a partial": lambda g: functools.partial(max, key=g),
+    "bound method": lambda g: Watchful(g).draw,
+    "closure": closure,
+    "function in an attribute": lambda g: SimpleNamespace(transform=closure(g)),
+    "lambda with a default": lambda g: lambda x, generator=g: x,
+    "keyword-only default": keyword_only,
+    "module of PyTorch": lambda g: nn.Sequential(Draw(g)),
+    "cycle": in_a_cycle,
+    "a long list's neighbor": lambda g: [[0] * (LARGE + 1), g],
+    "list of 1,000": lambda g: [*range(LARGE - 1), g],
+    "dataset": lambda g: DataLoader(Watchful(g), batch_size=None),
+    "sampler": lambda g: DataLoader(
+        [1, 2], sampler=torch.utils.data.RandomSampler([1], generator=g)
+    ),
+    "collate function": lambda g: DataLoader([1, 2], collate_fn=functools.partial(max, key=g)),
+}
+
+
+class Draw(nn.Module):
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+
+@pytest.mark.parametrize("place", HOLDERS)
+def test_where_a_generator_is_found(place):
+    kinds = ["torch"] if place == "sampler" else make_generators()
+    for kind in kinds:
+        generator = make_generators()[kind]
+        found = find_generators(find_parts(HOLDERS[place](generator)))
+        assert [each is generator for each in found] == [True], kind
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        lambda g: [*range(LARGE), g],
+        lambda g: {**dict.fromkeys(range(LARGE)), "generator": g},
+        lambda g: {g},
+        lambda g: SimpleNamespace(_iterator=g),
+        lambda g: lambda: IN_A_GLOBAL_VARIABLE,
+        lambda g: SimpleNamespace(transform=Watchful(1).draw),
+        lambda g: [1, "a", torch.ones(3), np.array([g], dtype=object)],
+    ],
+)
+def test_where_nobody_looks(holder):
+    assert find_generators(find_parts(holder(torch.Generator()))) == []
+
+
+def test_what_is_found_once_comes_once_and_the_nearest_comes_first():
+    near, far = torch.Generator(), random.Random()
+    holder = {"deep": [[far]], "twice": (near, near), "again": [near, far]}
+    assert find_generators(find_parts(holder, [far])) == [far, near]
+    watchful = Watchful(near)
+    assert find_generators(find_parts([watchful, watchful.draw])) == [near]
+    assert watchful.calls == 0
+
+
+def test_a_structure_without_end():
+    class Endless:
+        def __init__(self):
+            self.first = torch.Generator()
+
+    chain = root = Endless()
+    for _ in range(20_000):
+        chain.next = Endless()
+        chain = chain.next
+    assert 0 < len(find_generators(find_parts(root))) <= 10_000
+
+
+@pytest.mark.parametrize("shuffle", ["loader", "its generator", "DistributedSampler"])
+def test_the_order_of_a_loader_depends_on_seed_epoch_and_stream_alone(shuffle):
+    def make_loader():
+        dataset = TensorDataset(torch.arange(50))
+        if shuffle == "DistributedSampler":
+            return DataLoader(dataset, sampler=DistributedSampler(dataset, 1, 0))
+        generator = torch.Generator() if shuffle == "its generator" else None
+        return DataLoader(dataset, shuffle=True, generator=generator)
+
+    def order(loader, *position):
+        seed_loader(loader, *position)
+        return [batch.item() for (batch,) in loader]
+
+    used, new = make_loader(), make_loader()
+    orders = [order(used, 5, epoch, Stream.ORDER) for epoch in (1, 2, 1)]
+    assert orders[0] == orders[2] == order(new, 5, 1, Stream.ORDER)
+    assert orders[0] != orders[1]
+    if shuffle != "DistributedSampler":  # it has a seed of its own
+        assert (
+            order(used, 6, 1, Stream.ORDER) != orders[0] != order(used, 5, 1, Stream.TEST_ACCURACY)
+        )
