@@ -5,18 +5,20 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
 from helper.atomic import flush_folder
 
 MANIFEST = "manifest.json"  # the SHA-256 of every other file in a folder
 
 
-def numbered_folders(parent):
+def numbered_folders(parent: Path) -> list[Path]:
     """Return the folders `checkpoint-000001` and so on in a folder, the oldest first."""
     return sorted(parent.glob("checkpoint-" + 6 * "[0-9]"))
 
 
-def begin_folder(parent):
+def begin_folder(parent: Path) -> Path:
     """Create the next one, under a temporary name, and delete what killed processes have left."""
     for leftover in parent.glob("checkpoint-*.tmp"):
         shutil.rmtree(leftover)
@@ -26,7 +28,7 @@ def begin_folder(parent):
     return path
 
 
-def flush_and_hash(paths):
+def flush_and_hash(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file by its name, after all of it is on the disk."""
     checksums = {}
     for path in paths:
@@ -36,7 +38,7 @@ def flush_and_hash(paths):
     return checksums
 
 
-def commit_folder(path, checksums, keep):
+def commit_folder(path: Path, checksums: dict[str, str], keep: int) -> None:
     """Write the manifest, give the folder its name, and delete all but the newest `keep`."""
     with open(path / MANIFEST, "x") as file:
         json.dump(checksums, file, indent=1)
@@ -47,15 +49,15 @@ def commit_folder(path, checksums, keep):
     try:
         flush_folder(path.parent)
     except OSError as error:
-        message = f"the new one is complete, but might not outlast a power cut: {error}"
+        message = f"the new one is complete, but may be lost in a power cut: {error}"
         raise OSError(message) from error
     for old in numbered_folders(path.parent)[:-keep]:
         with contextlib.suppress(OSError):  # half deleted, it must not look like a complete one
             shutil.rmtree(old.rename(old.with_suffix(".tmp")))
 
 
-def find_damage(path, part):
-    """Compare a part of the files (a slice) with the manifest; return what is wrong, or None."""
+def find_damage(path: Path, part: slice) -> str | None:
+    """Compare a part of the files with the manifest; return what is wrong, or None."""
     try:
         checksums = json.loads((path / MANIFEST).read_text())
         for name in sorted(checksums)[part]:

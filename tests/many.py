@@ -1,12 +1,13 @@
 """Processes for the tests of helper/distributed.py: what each does, and how they are run."""
 
+import contextlib
 import itertools
 import os
 import pkgutil
 import resource
 import signal
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from helper.compatibility import CheckpointError
-from helper.distributed import gather, load_sharded, save_sharded
+from helper.distributed import all_gather, load_sharded, save_sharded
 from helper.history import History
 from helper.reproducibility import compute_sha256, seed_batch
+from tools.course import ROOT
 
 BATCHES, BATCH_SIZE, TIMEOUT = 8, 12, 20
 needs_fully_shard = pytest.mark.skipif(
@@ -77,7 +79,7 @@ class Run:
             loss.backward()
             self.optimizer.step()
             self.scheduler.step()
-            losses = gather(loss.item())
+            losses = all_gather(loss.item())
             self.history.minibatch_loss.append(sum(losses) / size)
             after_batch(self.history.batch)
         return self
@@ -90,27 +92,24 @@ class Run:
         self.history = load_sharded(folder, *self.parts)
         return self
 
-    def whole(self):
-        """Return all tensors with all their rows, and everything else."""
-        states = self.model.state_dict(), self.optimizer.state_dict(), self.scheduler.state_dict()
-        return [gathered(state) for state in (*states, self.history.state_dict())]
-
     def sha256(self):
-        return compute_sha256(*self.whole())
+        """Return the SHA-256 over all tensors with all their rows, and everything else."""
+        states = [part.state_dict() for part in (*self.parts, self.history)]
+        return compute_sha256(*map(unsharded, states))
 
 
-def gathered(value, method="full_tensor"):
+def unsharded(value, method="full_tensor"):
     """Return a state with all rows of its tensors."""
     if isinstance(value, dict):
-        return {name: gathered(item, method) for name, item in value.items()}
+        return {name: unsharded(item, method) for name, item in value.items()}
     if isinstance(value, list):
-        return [gathered(item, method) for item in value]
+        return [unsharded(item, method) for item in value]
     return getattr(value, method)() if hasattr(value, method) else value
 
 
 def local(value):
     """Return a state with those rows of its tensors that this rank holds."""
-    return gathered(value, "to_local")
+    return unsharded(value, "to_local")
 
 
 def position():
@@ -147,6 +146,8 @@ def run(size, task, folder, *arguments, killed=()):
     The ranks in `killed` die before they report. All must have ended within a minute.
     """
     (Path(folder) / "store").unlink(missing_ok=True)
+    with contextlib.chdir(ROOT):  # where the forkserver finds what it preloads
+        forkserver.ensure_running()
     ranks, answers = [], {}
     for rank in range(size):
         receive, send = PROCESSES.Pipe(duplex=False)
@@ -187,27 +188,27 @@ def load_and_train(folder="run", optimizer=torch.optim.AdamW):
     return run.history.batch, run.train().sha256()
 
 
-def train_without_a_break(optimizer=torch.optim.AdamW):
+def train_without_interruption(optimizer=torch.optim.AdamW):
     return Run(optimizer).train().sha256()
 
 
 def train_alike(until, folder="run"):
     """Train, continue if there is something saved, save, and return the weights.
 
-    BatchNorm stays as it is: in training, it would see other rows on another number of ranks.
+    BatchNorm stays in eval mode: in training, a different number of ranks would show it other rows.
     """
     run = Run(torch.optim.SGD)
     if Path(folder).exists():
         run.load(folder)
     run.model.normalize.eval()
-    whole = gathered(run.train(until).model.state_dict())
+    weights = unsharded(run.train(until).model.state_dict())
     if until < BATCHES:
         run.save(folder)
-    return {name: tensor.tolist() for name, tensor in whole.items()}
+    return {name: tensor.tolist() for name, tensor in weights.items()}
 
 
 def die_in_the_third_save(rank, name, call):
-    """Save after each batch, until a rank dies when it calls a function for the so-manieth time."""
+    """Save after each batch; in the third save, a rank dies at the `call`-th call of a function."""
     run = Run()
     for batch in (1, 2, 3):
         sha256 = run.train(batch).sha256()
@@ -222,12 +223,13 @@ def at_call(name, call, action):
     """Do something when a function of a module is called for the `call`-th time, from 1 on."""
     module, _, attribute = name.rpartition(".")
     owner = pkgutil.resolve_name(module)
-    own, calls = getattr(owner, attribute), itertools.count(1)
+    original = getattr(owner, attribute)
+    calls = itertools.count(1)
 
     def function(*arguments, **settings):
         if next(calls) == call:
             action()
-        return own(*arguments, **settings)
+        return original(*arguments, **settings)
 
     setattr(owner, attribute, function)
 
@@ -267,14 +269,14 @@ def refuse_to_save(change, rank=None):
 
 def left_in(folder):
     """Return what is in a folder when all ranks are done with it."""
-    gather(None)
+    all_gather(None)
     return sorted(path.name for path in Path(folder).glob("*"))
 
 
-def caught(do):
+def caught(f):
     """Return the message of a CheckpointError."""
     try:
-        do()
+        f()
     except CheckpointError as error:
         return str(error)
     return None
@@ -287,16 +289,23 @@ def hook_that_fails(run):
     run.model.register_load_state_dict_post_hook(fail)
 
 
-def another_optimizer(run):
+def copy_that_fails(run):
+    def fail():
+        raise RuntimeError("no room for a copy")
+
+    at_call("helper.checkpoint.snapshot", 1, fail)
+
+
+def different_optimizer(run):
     run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.01, momentum=0.9)
     run.scheduler = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, 0.05, total_steps=20)
 
 
-def another_scheduler(run):
+def different_scheduler(run):
     run.scheduler = torch.optim.lr_scheduler.ExponentialLR(run.optimizer, 0.9)
 
 
-def optimizer_of_another_model(run):
+def optimizer_of_a_different_model(run):
     run.optimizer = Run().optimizer
 
 
@@ -306,12 +315,12 @@ def not_finite(run):
         getattr(value, "to_local", lambda: value)().fill_(torch.nan)
 
 
-def nothing_that_loads(run):
+def state_that_cannot_be_loaded(run):
     run.scheduler.note = object()
 
 
 def save_in_between(folder="run"):
-    """Save where it could disturb: before the first step, and after an evaluation."""
+    """Save where it could do harm: before the first step, and after an evaluation."""
     run = Run().save(folder)
     run.train(3)
     run.model.eval()
@@ -326,14 +335,14 @@ def load_the_model_alone():
     run = Run().train(2).save("run")
     other = Run()
     history = load_sharded("run", other.model)
-    same = compute_sha256(gathered(other.model.state_dict())) == compute_sha256(
-        gathered(run.model.state_dict())
+    same = compute_sha256(unsharded(other.model.state_dict())) == compute_sha256(
+        unsharded(run.model.state_dict())
     )
     return same, history.not_loaded, len(other.optimizer.state)
 
 
 def save_under_a_signal(number):
-    """Let a signal come while a file is written; save to the end, and only then follow it."""
+    """Let a signal come while a file is written; save to the end, and only then deliver it."""
     run = Run().train(2)
     at_call("os.fsync", 1, lambda: os.kill(os.getpid(), number))
     signal.signal(number, lambda *_: heard.append(len([*Path("run").glob("checkpoint-??????")])))

@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,11 +34,11 @@ def test_a_continued_run_is_the_uninterrupted_one_on_every_rank(tmp_path, size, 
     # The buffers of BatchNorm differ between ranks, so each rank has a hash of its own.
     saved = many.run(size, many.train_and_save, tmp_path, 3, "run", optimizer)
     assert many.run(size, many.load, tmp_path, "run", optimizer) == saved
-    whole = many.run(size, many.train_without_a_break, tmp_path, optimizer)
+    uninterrupted = many.run(size, many.train_without_interruption, tmp_path, optimizer)
     assert many.run(size, many.load_and_train, tmp_path, "run", optimizer) == [
-        (3, sha256) for sha256 in whole
+        (3, sha256) for sha256 in uninterrupted
     ]
-    assert len(set(whole)) == size
+    assert len(set(uninterrupted)) == size
 
 
 @pytest.mark.parametrize(("saved_by", "loaded_by"), [(1, 3), (2, 1), (2, 4), (4, 2), (3, 2)])
@@ -55,7 +56,7 @@ def test_a_process_without_a_group_saves_and_loads_as_one_rank(tmp_path, monkeyp
     assert many.Run().load("run").sha256() == two[0] != sha256
 
 
-def test_on_another_number_of_ranks_a_run_goes_on_with_other_rounding_only(tmp_path):
+def test_on_a_different_number_of_ranks_a_run_continues_with_different_rounding_only(tmp_path):
     many.run(2, many.train_alike, tmp_path, 3)
     two, four = (many.run(size, many.train_alike, tmp_path, many.BATCHES)[0] for size in (2, 4))
     assert two != four
@@ -64,12 +65,12 @@ def test_on_another_number_of_ranks_a_run_goes_on_with_other_rounding_only(tmp_p
 
 
 def test_saving_leaves_the_run_as_it_is(tmp_path):
-    whole = many.run(2, many.train_without_a_break, tmp_path)
-    assert many.run(2, many.save_in_between, tmp_path) == whole
-    assert many.run(2, many.load_and_train, tmp_path) == [(3, sha256) for sha256 in whole]
+    uninterrupted = many.run(2, many.train_without_interruption, tmp_path)
+    assert many.run(2, many.save_in_between, tmp_path) == uninterrupted
+    assert many.run(2, many.load_and_train, tmp_path) == [(3, sha256) for sha256 in uninterrupted]
 
 
-def test_parts_may_be_left_out(tmp_path):
+def test_parts_may_be_omitted(tmp_path):
     answers = many.run(2, many.load_the_model_alone, tmp_path)
     same, not_loaded, states = one_answer(answers)
     assert same
@@ -80,7 +81,9 @@ def test_parts_may_be_left_out(tmp_path):
 # Complete or not there
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [3]), (2, [2, 3]), (5, [1, 2, 3])])
+@pytest.mark.parametrize(
+    ("keep", "left"), [(1, [3]), (2, [2, 3]), (np.int64(2), [2, 3]), (5, [1, 2, 3])]
+)
 def test_the_newest_are_kept(tmp_path, monkeypatch, keep, left):
     monkeypatch.chdir(tmp_path)
     run = many.Run()
@@ -89,9 +92,9 @@ def test_the_newest_are_kept(tmp_path, monkeypatch, keep, left):
     assert names(tmp_path / "run") == [f"checkpoint-00000{number}" for number in left]
 
 
-# What one of two ranks calls in its third save: gloo, through `gather` and through dcp; the disk.
+# What one of two ranks calls in its third save: gloo (through `all_gather` and dcp), then the disk.
 MOMENTS = [
-    *[(call % 2, "helper.distributed.gather", call) for call in range(1, 10)],
+    *[(call % 2, "helper.distributed.all_gather", call) for call in range(1, 10)],
     *[(1, f"torch.distributed.{name}", 1) for name in ("gather_object", "scatter_object_list")],
     *[(0, f"torch.distributed.{name}", 1) for name in ("gather_object", "broadcast_object_list")],
     (1, "torch.distributed.checkpoint.FileSystemWriter.write_data", 1),
@@ -150,8 +153,11 @@ def test_the_error_is_the_disks_own(tmp_path):
 
 REFUSED = {
     "not finite": (many.not_finite, "is not finite"),
-    "another model": (many.optimizer_of_another_model, "one of another model"),
-    "a state that could not be loaded": (many.nothing_that_loads, "a state holds builtins.object"),
+    "a different model": (many.optimizer_of_a_different_model, "belongs to a different model"),
+    "a state that could not be loaded": (
+        many.state_that_cannot_be_loaded,
+        "a state holds builtins.object",
+    ),
 }
 
 
@@ -166,14 +172,14 @@ def test_what_should_not_be_saved_on_one_rank_is_refused_on_all(tmp_path, what):
 
 def test_keep_must_be_a_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for keep in (0, "2", None):
-        with pytest.raises(many.CheckpointError, match="keep must be a whole number"):
+    for keep in (0, True, "2", None):
+        with pytest.raises(many.CheckpointError, match="keep must be a positive integer"):
             many.Run().save("run", keep=keep)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_checkpoint_is_complete(tmp_path, number):
+def test_a_signal_is_deferred_until_the_checkpoint_is_complete(tmp_path, number):
     assert many.run(2, many.save_under_a_signal, tmp_path, number) == [[1], [1]]
 
 
@@ -261,9 +267,10 @@ def test_no_checkpoint_is_an_error_on_every_rank(tmp_path):
 
 
 UNFIT = {
-    "another optimizer": (many.another_optimizer, "belongs to another optimizer"),
-    "another scheduler": (many.another_scheduler, "belongs to another scheduler"),
+    "a different optimizer": (many.different_optimizer, "belongs to a different optimizer"),
+    "a different scheduler": (many.different_scheduler, "belongs to a different scheduler"),
     "a hook that fails": (many.hook_that_fails, "no room for this state"),
+    "a copy that fails": (many.copy_that_fails, "no room for a copy"),
 }
 
 
