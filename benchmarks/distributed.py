@@ -1,4 +1,4 @@
-"""How long save_sharded and load_sharded take, over processes and sizes, beside one torch.save.
+"""How long save_sharded and load_sharded take, over processes and sizes, next to one torch.save.
 
     .venv/bin/python benchmarks/distributed.py [--sizes 8 64 512] [--rounds 5] [--folder DIR]
 
@@ -41,7 +41,7 @@ WIDTH = 1024  # a layer of 1024 x 1024 floats has 4 megabytes
 
 
 def make_run(megabytes):
-    """Return a model with so many megabytes of parameters, and an optimizer with momentum."""
+    """Return a model with that many megabytes of parameters, and an optimizer with momentum."""
     layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(megabytes // 4)]
     model = nn.Sequential(*layers)
     if dist.is_initialized():
@@ -53,19 +53,21 @@ def make_run(megabytes):
     return model, optimizer
 
 
-def measure(do, rounds, before=lambda: None):
-    """Return the median seconds of a few calls, after one that does not count."""
+def measure(f, rounds, before=None):
+    """Return the median seconds of a few calls, after one that doesn't count."""
     seconds = []
     for number in range(rounds + 1):
-        before()
-        begin = time.perf_counter()
-        do()
+        if before is not None:
+            before()
+        start = time.perf_counter()
+        f()
         if number > 0:
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
-def flushed(path, write):
+def write_and_flush(path, write):
+    """Let `write(file)` write a file, and flush it to the disk."""
     with open(path, "wb") as file:
         write(file)
         file.flush()
@@ -76,10 +78,10 @@ def measure_one_file(megabytes, rounds, folder):
     """Return the seconds that the disk, torch.save and torch.load take."""
     path = Path(folder, "file.pt")
     content = os.urandom(megabytes * 2_000_000)
-    disk = measure(lambda: flushed(path, lambda file: file.write(content)), rounds)
+    disk = measure(lambda: write_and_flush(path, lambda file: file.write(content)), rounds)
     model, optimizer = make_run(megabytes)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    save = measure(lambda: flushed(path, lambda file: torch.save(state, file)), rounds)
+    save = measure(lambda: write_and_flush(path, lambda file: torch.save(state, file)), rounds)
     load = measure(lambda: torch.load(path, weights_only=True), rounds)
     path.unlink()
     return {"disk": disk, "save": save, "load": load}
@@ -91,18 +93,19 @@ def barrier():
 
 
 def be_a_rank(rank, size, megabytes, rounds, folder, results):
-    """Measure on one rank of many; send the seconds of rank 0, who waits for all others."""
+    """Measure on one rank of many; rank 0, which waits for all others, sends its seconds."""
     torch.set_num_threads(1)
     if size > 1:
         where = {"init_method": f"file://{folder}/store", "timeout": timedelta(seconds=300)}
         dist.init_process_group("gloo", rank=rank, world_size=size, **where)
-    run, inside = make_run(megabytes), []
-    own_save = helper.distributed.dcp.save
+    run = make_run(megabytes)
+    dcp_seconds = []
+    dcp_save = helper.distributed.dcp.save
 
     def timed_save(*arguments, **settings):
-        begin = time.perf_counter()
-        own_save(*arguments, **settings)
-        inside.append(time.perf_counter() - begin)
+        start = time.perf_counter()
+        dcp_save(*arguments, **settings)
+        dcp_seconds.append(time.perf_counter() - start)
 
     helper.distributed.dcp.save = timed_save
 
@@ -115,7 +118,7 @@ def be_a_rank(rank, size, megabytes, rounds, folder, results):
         barrier()
 
     seconds = {"save": measure(save, rounds, barrier), "load": measure(load, rounds, barrier)}
-    seconds["dcp.save"] = statistics.median(inside[1:])
+    seconds["dcp.save"] = statistics.median(dcp_seconds[1:])
     newest = max(Path(folder, "run").glob("checkpoint-??????"))
     seconds["metadata"] = (newest / ".metadata").stat().st_size
     if rank == 0:
@@ -125,7 +128,7 @@ def be_a_rank(rank, size, megabytes, rounds, folder, results):
 
 
 def measure_processes(size, megabytes, rounds, folder):
-    """Return what `be_a_rank` measures with so many processes."""
+    """Return what `be_a_rank` measures with `size` processes."""
     Path(folder, "store").unlink(missing_ok=True)
     receive, send = PROCESSES.Pipe(duplex=False)
     ranks = [
@@ -155,8 +158,8 @@ def main():
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         folder = Path(folder).resolve()
         for megabytes in arguments.sizes:
-            one = measure_one_file(megabytes, arguments.rounds, folder)
-            show(f"{2 * megabytes} MB: one file", one)
+            one_file = measure_one_file(megabytes, arguments.rounds, folder)
+            show(f"{2 * megabytes} MB: one file", one_file)
             for size in arguments.processes:
                 many = measure_processes(size, megabytes, arguments.rounds, folder)
                 bytes_of_metadata = many.pop("metadata")

@@ -1,4 +1,4 @@
-"""train_many.py, in which one rank sends itself a signal after so many steps:
+"""train_many.py, but one rank sends itself a signal after N steps (45 here):
 
 torchrun --standalone --nproc-per-node 2 interrupted.py SIGKILL 1 45 saved_data/many --num-epochs 4
 """
@@ -11,13 +11,13 @@ import sys
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-name, rank, number = sys.argv[1:4]
+signal_name, rank, last_step = sys.argv[1:4]
 steps = itertools.count(1)
 
 
 def interrupt(*_):
-    if os.environ["RANK"] == rank and next(steps) == int(number):
-        os.kill(os.getpid(), signal.Signals[name])
+    if os.environ["RANK"] == rank and next(steps) == int(last_step):
+        os.kill(os.getpid(), signal.Signals[signal_name])
 
 
 register_optimizer_step_post_hook(interrupt)

@@ -7,17 +7,25 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from IPython.display import Markdown
 
 
-def launch(command):
+@dataclass
+class Result:
+    """How a command ended."""
+
+    status: int  # its exit status, 0 if all went well
+    printed: str  # its standard output
+    errors: str  # its standard error
+
+
+def launch(command: str) -> Result:
     """Run a command that begins with torchrun or python, and print what its processes print.
 
-    Returns its exit `status` (0 where all went well), what it `printed`, and its `errors`. Of the
-    errors, the last line of the traceback is printed, and which rank was killed.
+    Of its errors, only the last line of the traceback is printed, and which rank was killed.
     """
     program, *arguments = shlex.split(command)
     start = {"torchrun": ["-m", "torch.distributed.run"], "python": []}[program]
@@ -44,15 +52,15 @@ def launch(command):
         errors = file.read()
     if status != 0:
         explain(errors)
-    return SimpleNamespace(status=status, printed="".join(printed), errors=errors)
+    return Result(status, "".join(printed), errors)
 
 
-def explain(errors):
-    """Print what stands in standard error, without its times, paths and numbers of processes."""
+def explain(errors: str) -> None:
+    """Print what standard error says, without its times, paths and process numbers."""
     for rank in sorted(set(re.findall(r"rank +: (\d+) .*\n.*\(SIGKILL\)", errors))):
         print(f"Rank {rank} was killed.")
     found = re.search(r"^Rank (\d+) failed first:\n(?: .*\n|Traceback.*\n)*(.*)", errors, re.M)
-    if found and "gloo" in found[2]:  # its words depend on how far the other rank had come
+    if found and "gloo" in found[2]:  # its words depend on how far the other rank got
         print(f"Rank {found[1]}: the connection to another rank is gone.")
     elif found:
         print(found[2])
@@ -62,7 +70,7 @@ def explain(errors):
         print(usage[1])
 
 
-def source(file, *names):
+def source(file: str, *names: str) -> Markdown:
     """Return a file, or some functions and classes of it, to be shown under a cell."""
     text = Path(file).read_text(encoding="utf-8")
     if names:

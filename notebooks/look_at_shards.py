@@ -15,9 +15,9 @@ lines = [f"Rank {rank} of {size}: I bring {rank + 1}; together we have {numbers}
 
 model, _, _ = new_run(seed=123)
 for name, parameter in model.named_parameters():
-    mine = parameter.to_local()
-    shapes = f"{str([*parameter.shape]):14} of which {str([*mine.shape]):14}"
-    lines.append(f"    {name:20} {shapes} {mine.nbytes:7,} bytes are mine")
+    local = parameter.to_local()
+    shapes = f"{str([*parameter.shape]):14} of which {str([*local.shape]):14}"
+    lines.append(f"    {name:20} {shapes} {local.nbytes:7,} bytes are mine")
 
 for turn in range(size):  # one rank after the other
     if turn == rank:

@@ -20,21 +20,21 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from helper import reproducibility as use
+from helper.batches import EpochBatches
 from helper.dataset import get_dataloaders_mnist
-from helper.distributed import agree_on, load_sharded, rank_and_size, save_sharded
+from helper.distributed import load_sharded, on_rank_zero, rank_and_size, save_sharded
 from helper.evaluation import compute_logits
 from helper.history import History
 from helper.reproducibility import (
+    Stream,
     compute_sha256,
     seed_batch,
-    seed_loader,
     set_all_seeds,
     set_deterministic,
 )
-from helper.signals import STOPS, SignalsWait
+from helper.signals import DeferredSignals
 
-WAIT = timedelta(seconds=30)  # for the other ranks, at most
+TIMEOUT = timedelta(seconds=30)  # the longest wait for the other ranks
 
 
 class LeNet5(nn.Module):
@@ -78,74 +78,63 @@ def new_run(seed):
 
 
 def train(run, history, loaders, num_epochs, save, save_every=None):
-    """Train until `num_epochs` epochs are done in total, or until one rank is told to stop.
+    """Train until `num_epochs` epochs are done in total, or until one rank is asked to stop.
 
     Calls `save()` after every epoch, after every `save_every` batches, and when it stops.
     """
     model, optimizer, scheduler = run
-    train_loader, valid_loader, _ = loaders
-    total, batch_size = len(train_loader), train_loader.batch_sampler.batch_size
-    check_batches(history, total, batch_size)
-    with SignalsWait() as signals:
+    train_batches, valid_batches = EpochBatches(loaders[0]), EpochBatches(loaders[1])
+    check_batches(history, loaders[0])
+    with DeferredSignals() as signals:
         while history.epoch < num_epochs:
-            epoch, done = history.epoch + 1, history.batch
-            for batch, (features, targets) in enumerate(my_batches(train_loader, history)):
-                if batch < done:
-                    continue  # trained before the run was cut
-                seed_batch(history.seed, epoch, batch, use.STEP)
+            epoch, start = history.epoch + 1, history.batch
+            batches = train_batches.epoch(history.seed, epoch, start)
+            for batch, (features, targets) in enumerate(map(local_rows, batches), start):
+                seed_batch(history.seed, epoch, batch, Stream.STEP)
                 loss = nn.functional.cross_entropy(model(features), targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                told_to_stop = not STOPS.isdisjoint(signals.waiting)
-                loss, stops = sum_over_ranks(loss.item(), told_to_stop)
-                history.minibatch_loss.append(loss / rank_and_size()[1])
-                if stops:
+                stop_requested = len(signals.pending) > 0
+                total_loss, stops = sum_over_ranks(loss.item(), stop_requested)
+                history.minibatch_loss.append(total_loss / rank_and_size()[1])
+                if stops > 0:
                     save()
-                    return say(f"Stopped after {history.position}, SHA-256 {hash_run(run)}")
+                    print_rank_zero(f"Stopped after {history.position}, SHA-256 {hash_run(run)}")
+                    return
                 if save_every and len(history.minibatch_loss) % save_every == 0:
                     save()
             history.learning_rate.append(optimizer.param_groups[0]["lr"])
-            train_acc = accuracy(model, train_loader, history, use.TRAIN_ACCURACY)
-            valid_acc = accuracy(model, valid_loader, history, use.VALID_ACCURACY)
+            train_acc = accuracy(model, train_batches, history, Stream.TRAIN_ACCURACY)
+            valid_acc = accuracy(model, valid_batches, history, Stream.VALID_ACCURACY)
             history.train_acc.append(train_acc)
             history.valid_acc.append(valid_acc)
             scheduler.step(valid_acc)
             save()
             title = f"Epoch: {history.epoch:03d}/{num_epochs:03d}"
-            say(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
-    return say(f"Ended after {history.position}, SHA-256 {hash_run(run)}")
+            print_rank_zero(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
+    print_rank_zero(f"Ended after {history.position}, SHA-256 {hash_run(run)}")
 
 
-def check_batches(history, total, batch_size):
+def check_batches(history, loader):
     """Raise a ValueError for batches that can't be shared, or that this run did not begin with."""
+    num_batches, batch_size = len(loader), loader.batch_sampler.batch_size
     _, size = rank_and_size()
-    if batch_size % size:
+    if batch_size % size != 0:
         raise ValueError(
-            f"A batch of {batch_size} can't be split evenly among {size} processes: take a "
-            "number of processes that divides it, or another batch size."
+            f"A batch of {batch_size} can't be split evenly among {size} processes. Use a number "
+            "of processes that divides it, or a different batch size."
         )
     if not history.minibatch_loss:
-        history.batches_per_epoch, history.batch_size = total, batch_size
-    if (total, batch_size) != (history.batches_per_epoch, history.batch_size):
+        history.batches_per_epoch, history.batch_size = num_batches, batch_size
+    if (num_batches, batch_size) != (history.batches_per_epoch, history.batch_size):
         raise ValueError(
-            f"There are {total} batches of {batch_size}; this run began with "
+            f"There are {num_batches} batches of {batch_size}; this run began with "
             f"{history.batches_per_epoch} of {history.batch_size}."
         )
 
 
-def my_batches(loader, history):
-    """Yield this rank's part of each batch, in an order that depends on seed and epoch alone."""
-    epoch = history.epoch + 1
-    seed_loader(loader, history.seed, epoch, use.ORDER)
-    batches = None
-    for batch in range(len(loader)):
-        seed_batch(history.seed, epoch, batch, use.FETCH)
-        batches = batches or iter(loader)  # it draws, too: as in train_model, after the seed
-        yield my_part(next(batches))
-
-
-def my_part(batch):
+def local_rows(batch):
     """Return this rank's rows of a batch `(features, targets)`."""
     rank, size = rank_and_size()
     return tuple(tensor.tensor_split(size)[rank] for tensor in batch)
@@ -159,28 +148,29 @@ def sum_over_ranks(*numbers):
     return sums.tolist()
 
 
-def accuracy(model, loader, history, purpose):
-    """Return the accuracy in percent; every rank looks at its part of the data."""
-    seed_loader(loader, history.seed, history.epoch + 1, purpose)
-    logits, targets = compute_logits(model, map(my_part, loader), "cpu")
-    right, count = sum_over_ranks((logits.argmax(dim=1) == targets).sum().item(), len(targets))
-    return 100.0 * right / count
+def accuracy(model, batches, history, stream):
+    """Return the accuracy in percent; every rank evaluates its rows of each batch."""
+    examples = batches.epoch(history.seed, history.epoch + 1, stream=stream)
+    logits, targets = compute_logits(model, map(local_rows, examples), "cpu")
+    num_correct = (logits.argmax(dim=1) == targets).sum().item()
+    total_correct, total = sum_over_ranks(num_correct, len(targets))
+    return 100.0 * total_correct / total
 
 
 def hash_run(run):
     """Return the SHA-256 over all rows of model and optimizer, and over the scheduler."""
-    return compute_sha256(*(whole(part.state_dict()) for part in run))
+    return compute_sha256(*(full_tensors(part.state_dict()) for part in run))
 
 
-def whole(state):
+def full_tensors(state):
     """Return a state with all rows of its tensors; every rank has to call this."""
     if isinstance(state, dict):
-        return {name: whole(value) for name, value in state.items()}
+        return {name: full_tensors(value) for name, value in state.items()}
     return state.full_tensor() if hasattr(state, "full_tensor") else state
 
 
-def say(text):
-    """Print on rank 0 alone."""
+def print_rank_zero(text):
+    """Print a text on rank 0 alone."""
     if rank_and_size()[0] == 0:
         print(text, flush=True)
 
@@ -188,12 +178,12 @@ def say(text):
 def main():
     arguments = parse_arguments()
     set_deterministic()
-    dist.init_process_group("gloo", timeout=WAIT)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     loaders = get_dataloaders_mnist(arguments.batch_size, source=arguments.source)
     run, history = new_run(arguments.seed), History(seed=arguments.seed)
-    if agree_on(lambda: bool([*Path(arguments.folder).glob("checkpoint-??????")])):
+    if on_rank_zero(lambda: any(Path(arguments.folder).glob("checkpoint-??????"))):
         history = load_sharded(arguments.folder, *run)
-        say(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
+        print_rank_zero(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
 
     def save():
         save_sharded(arguments.folder, *run, history)
@@ -204,26 +194,27 @@ def main():
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Train LeNet-5 with many processes.")
     parser.add_argument("folder", help="where the checkpoints are")
-    parser.add_argument("--num-epochs", type=int, default=2, help="the total")
+    parser.add_argument("--num-epochs", type=int, default=2, help="in total")
     parser.add_argument("--batch-size", type=int, default=128, help="of all processes together")
     parser.add_argument("--seed", type=int, default=123)
     parser.add_argument("--source", default="mnist-5k")
-    parser.add_argument("--save-every", type=int, help="save after so many batches, too")
+    parser.add_argument("--save-every", type=int, help="also save every N batches")
     arguments = parser.parse_args()
     if not dist.is_torchelastic_launched():
         parser.error("Start this file with torchrun: its first lines say how.")
     return arguments
 
 
-def show_if_first(error):
+def print_first_failure(error):
     """Print an error on the rank that fails first: the others fail because that one is gone."""
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = dist.TCPStore(*place, timeout=timedelta(seconds=5))
-        number = store.add(f"failures of start {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, timeout=timedelta(seconds=5))
+        restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        num_failures = store.add(f"failures after {restarts} restarts", 1)
     except dist.DistError:  # torchrun is gone, and nobody counts
-        number = 1
-    if number == 1:
+        num_failures = 1
+    if num_failures == 1:
         print(f"Rank {os.environ['RANK']} failed first:", file=sys.stderr)
         traceback.print_exception(error)
 
@@ -234,7 +225,7 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         status = 1
-        show_if_first(error)
+        print_first_failure(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # at a usual end, gloo's threads now and then abort the process

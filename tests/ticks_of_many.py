@@ -19,7 +19,7 @@ A_WEIGHT = "run[0].classifier[4].bias.data[0] += 1"
 BREAKS_OF_MANY = {
     "7-many-processes-train-and-save": [
         Break(
-            "the ranks save something else than what they have",
+            "the ranks save something other than what they have",
             "true_load = load_sharded\n"
             "def load_sharded(*run):\n"
             "    history = true_load(*run)\n"
@@ -38,14 +38,14 @@ BREAKS_OF_MANY = {
             "_ = (newest / 'run.pt').write_bytes(kept)",
         ),
         Break(
-            "the newest is loaded, and not the one before",
+            "the newest checkpoint is loaded, not the one before",
             "before = load_sharded('saved_data/many', *new_run(seed=42))",
             ["flip-check"],
             "✗",
             "before = load_sharded('saved_data/damaged', *new_run(seed=42))",
         ),
         Break(
-            "another run is loaded",
+            "a different run is loaded",
             "before.minibatch_loss[0] += 1",
             ["flip-check"],
             "✗",
@@ -76,7 +76,7 @@ BREAKS_OF_MANY = {
             "continued.printed = kept",
         ),
         Break(
-            "one process loads another weight",
+            "one process loads a different weight",
             when_loading("many", A_WEIGHT),
             ["one"],
             "✗",
@@ -99,7 +99,7 @@ BREAKS_OF_MANY = {
             "dcp_to_torch_save(newest, 'saved_data/from-many.pt')",
         ),
         Break(
-            "two processes have loaded another weight",
+            "two processes have loaded a different weight",
             A_WEIGHT,
             ["from-one-file-check"],
             "✗",

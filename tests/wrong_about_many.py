@@ -39,7 +39,7 @@ def balanced(rows, size):
     return [rows // size + (rank < rows % size) for rank in range(size)]
 
 
-def only_who_has_some(rows, size):
+def only_ranks_with_rows(rows, size):
     return [len(chunk) for chunk in torch.arange(rows).chunk(size)]
 
 
@@ -118,7 +118,7 @@ def once(start, attempts):
     return 1
 
 
-def for_ever(start, attempts):
+def forever(start, attempts):
     number = 0
     while True:
         number += 1
@@ -126,14 +126,14 @@ def for_ever(start, attempts):
             return number
 
 
-def to_the_last(start, attempts):
+def to_the_last_attempt(start, attempts):
     for number in range(1, attempts + 1):
         if start()[0] == 0:
             return number
     raise RuntimeError("no success")
 
 
-def without_a_word(start, attempts):
+def silently(start, attempts):
     before = -1
     for number in range(1, attempts + 1):
         status, batches = start()
@@ -177,7 +177,7 @@ WRONG_ABOUT_MANY = {
         rounded_down: "how many has rank 0?",
         balanced: "as many as rank 0 as long as there are any",
         balanced_but_for_rank_0: "as many as rank 0 as long as there are any",
-        only_who_has_some: "a number for each rank, also for those with no rows",
+        only_ranks_with_rows: "a number for each rank, also for those with no rows",
         too_many: "which is not 10 in all",
     },
     "find_newest": {
@@ -201,9 +201,9 @@ WRONG_ABOUT_MANY = {
     },
     "run_until_done": {
         once: "it ends well the third time; yours starts it 1 times",
-        for_ever: "with 4 attempts, yours starts it 8 times",
-        to_the_last: "a start that gets no further than the one before",
-        without_a_word: "after the last attempt, raise a RuntimeError",
+        forever: "with 4 attempts, yours starts it 8 times",
+        to_the_last_attempt: "a start that gets no further than the one before",
+        silently: "after the last attempt, raise a RuntimeError",
         status_of_the_last: "the run was started once; yours says 0",
         wrong_way_around: "with 4 attempts, yours starts it 3 times",
     },
