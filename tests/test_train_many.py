@@ -42,7 +42,7 @@ def sha256(text):
 
 @pytest.fixture
 def start(course, monkeypatch, capfd):
-    """Return a function that launches a command beside the notebooks."""
+    """Return a function that launches a command in the folder of the notebooks."""
     monkeypatch.chdir(course)
 
     def start(command):
