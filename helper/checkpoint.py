@@ -156,9 +156,10 @@ def load_checkpoint(
         check_equal(checkpoint["description"], expected)
         with all_or_nothing(parts):
             load_states(parts, {**checkpoint, **checkpoint["others"]})
-        if optimizer is not None and checkpoint["history"]["minibatch_loss"]:
-            # It has stepped, in the saved run. Otherwise a scheduler that steps next would warn.
-            optimizer._opt_called = True
+        has_losses = bool(checkpoint["history"]["minibatch_loss"])
+        for part in parts.values():
+            if isinstance(part, Optimizer) and (part.state or has_losses):
+                part._opt_called = True  # it has stepped: a scheduler that steps next must not warn
     return History(
         **checkpoint["history"],
         not_loaded=tuple(name for name in checkpoint["description"] if name not in parts),

@@ -235,17 +235,35 @@ def check_equal(saved: dict, expected: dict) -> None:
 
 def advice(part: str, saved_names: dict, expected_names: dict) -> str:
     """Return what to do about a difference, which may be no more than a wrapper."""
-    sentences = []
-    same_inside = {*map(without_wrappers, saved_names)} == {*map(without_wrappers, expected_names)}
-    for prefix, wrapper in WRAPPERS.items() if same_inside else ():
-        in_file = any(prefix in name.split(".") for name in saved_names)
-        in_yours = any(prefix in name.split(".") for name in expected_names)
-        if in_file and not in_yours:
-            sentences.append(f"Wrapped by {wrapper} when it was saved: pass the wrapped {part}")
-        if in_yours and not in_file:
-            sentences.append(f"Wrapped by {wrapper} now: pass the {part} inside, {part}.{prefix}")
     create = f"Create the {part} with the class and the arguments that it was saved with"
+    if {*map(without_wrappers, saved_names)} != {*map(without_wrappers, expected_names)}:
+        return create
+    saved, yours = find_wrapped(part, saved_names), find_wrapped(part, expected_names)
+    sentences = []
+    for inside in sorted(saved - yours):
+        wrapper, place = name_wrappers(inside), without_wrappers(inside)
+        sentences.append(f"Wrapped by {wrapper} when it was saved: wrap {place} now too")
+    for inside in sorted(yours - saved):
+        wrapper = name_wrappers(inside)
+        sentences.append(f"Wrapped by {wrapper} now, but not then: use what is inside, {inside}")
     return ". ".join(sentences or [create])
+
+
+def find_wrapped(part: str, names: dict) -> set[str]:
+    """Return where wrappers keep what is inside them: {"model.module"}, for example."""
+    places = set()
+    for name in names:
+        words = name.split(".")
+        while words and words[-1] not in WRAPPERS:
+            words.pop()
+        if words:
+            places.add(".".join([part, *words]))
+    return places
+
+
+def name_wrappers(name: str) -> str:
+    """Return which wrappers a name goes through."""
+    return " and ".join(WRAPPERS[word] for word in name.split(".") if word in WRAPPERS)
 
 
 def without_wrappers(name: str) -> str:

@@ -98,7 +98,7 @@ def seed_loader(loader, seed: int, epoch: int, stream: Stream) -> None:
 def call_set_epoch(parts: list, epoch: int) -> None:
     """Call `set_epoch(epoch)` on each object that has it, as a DistributedSampler does."""
     for part in parts:
-        if callable(getattr(part, "set_epoch", None)):
+        if hasattr(type(part), "set_epoch"):
             part.set_epoch(epoch)
 
 

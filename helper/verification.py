@@ -32,7 +32,8 @@ def read_checkpoint(path, map_location="cpu") -> dict:
         except pickle.UnpicklingError:
             raise CheckpointError(
                 f"{path} was refused for safety: it holds more than tensors and plain Python "
-                "values, a whole model for example, and loading it could run any program."
+                "values, a whole model for example, and loading it could run any program. Save the "
+                "model's state_dict() where the file was made, and load that."
             ) from None
     with checkpoint_errors(f"{path} can be read, but it isn't a checkpoint of save_checkpoint"):
         check_format(checkpoint)
@@ -42,6 +43,11 @@ def read_checkpoint(path, map_location="cpu") -> dict:
 
 def verify_content(path) -> None:
     """Compare a file of `torch.save` with the CRC sums that are in it; `torch.load` does not."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            "it isn't a complete archive of torch.save. (Neither is a file from before PyTorch 1.6 "
+            "or a plain pickle, which torch.load may read.)"
+        )
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         for record in records:
@@ -80,14 +86,16 @@ def check_format(content) -> None:
             "an earlier version of this course saved it. Run the notebook that saves it again"
         )
     load = "load_state_dict(torch.load(path, weights_only=True))"
-    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+    tensors = [name for name, value in content.items() if isinstance(value, torch.Tensor)]
+    extra_states = [name for name in content if str(name).endswith("_extra_state")]
+    if tensors and {*tensors, *extra_states} == set(content):
         raise ValueError(f"it is the state_dict of a model. Load it with model.{load}")
     if {"state", "param_groups"} <= set(content):
         raise ValueError(f"it is the state_dict of an optimizer. Load it with optimizer.{load}")
     if "last_epoch" in content:
         raise ValueError(f"it is the state_dict of a scheduler. Load it with scheduler.{load}")
-    names = ", ".join(map(str, [*content][:8]))
-    raise ValueError(f"it is a dict with the keys {names}. Read it with torch.load")
+    names = ", ".join(map(str, [*content][:8])) or "none"
+    raise ValueError(f"it is a dict with these keys: {names}. Read it with torch.load")
 
 
 def check_parts(checkpoint: dict) -> None:
