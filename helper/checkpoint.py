@@ -156,10 +156,6 @@ def load_checkpoint(
         check_equal(checkpoint["description"], expected)
         with all_or_nothing(parts):
             load_states(parts, {**checkpoint, **checkpoint["others"]})
-        has_losses = bool(checkpoint["history"]["minibatch_loss"])
-        for part in parts.values():
-            if isinstance(part, Optimizer) and (part.state or has_losses):
-                part._opt_called = True  # it has stepped: a scheduler that steps next must not warn
     return History(
         **checkpoint["history"],
         not_loaded=tuple(name for name in checkpoint["description"] if name not in parts),
@@ -229,6 +225,8 @@ def load_optimizer(optimizer: Optimizer, state: dict) -> None:
     """
     state = copy.deepcopy(state)
     optimizer.load_state_dict(state)
+    # In the saved run, it has stepped. Unless PyTorch knows, a scheduler that steps next warns.
+    optimizer._opt_called = True
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):

@@ -49,13 +49,13 @@ class DeferredSignals:
     def __exit__(self, *_):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        if self.child_died:
-            signal.raise_signal(CHILD_DIED)
         for number in sorted(set(self.pending), reverse=True):  # SIGTERM first: SIGINT raises
             signal.raise_signal(number)
             if self.handlers[number] is signal.SIG_DFL:
                 # Still here: this is process 1 of a container, for which Linux ignores the signal.
                 raise SystemExit(128 + number)
+        if self.child_died:
+            signal.raise_signal(CHILD_DIED)
 
     def defer(self, number, frame):
         """Note a signal. While this process waits, a second stop signal ends the waiting."""

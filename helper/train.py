@@ -60,8 +60,8 @@ def train_model(
     PyTorch; what `EpochBatches` names; and generators or counters that a model keeps for itself.
 
     SIGINT (the stop button) and SIGTERM take effect between two batches: the run is saved, and the
-    same call continues it. After any other error, the run is saved too if it stands between two
-    steps; otherwise it is rolled back to its last checkpoint.
+    same call continues it. After an error between two steps, the run is saved too; after one in the
+    middle of a step, it is rolled back to its last checkpoint.
 
     Raises a ValueError for arguments that can't be used or aren't those that this run began with, a
     FloatingPointError for a number that isn't finite, and a CheckpointError if saving fails.
