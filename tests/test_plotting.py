@@ -1,4 +1,6 @@
-"""The figures, judged by what stands in them."""
+"""The figures: what is drawn, the sentences, and the tables of the curves."""
+
+import datetime
 
 import matplotlib as mpl
 
@@ -6,6 +8,7 @@ mpl.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -43,7 +46,7 @@ def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_loss_runs_over_the_epochs_and_its_average_is_centred():
+def test_loss_runs_over_the_epochs_and_its_average_is_centered():
     figure, axes = plot_training_loss(HISTORY, averaging_iterations=3)
     losses, averages = axes.lines
     assert axes in figure.axes
@@ -56,7 +59,7 @@ def test_loss_runs_over_the_epochs_and_its_average_is_centred():
     ]
 
 
-def test_accuracy_shows_both_curves_apart_without_colour():
+def test_the_curves_of_accuracy_differ_without_color():
     figure, axes = plot_accuracy(HISTORY)
     assert sentences_of(figure) == [
         "Training accuracy from 50.0% to 75.0%, validation accuracy from 40.0% to 60.0%, "
@@ -79,7 +82,7 @@ def test_the_mark_where_a_run_was_resumed(plot):
 
 
 class Constant(nn.Module):
-    """Take everything for class 1."""
+    """Predict class 1 for everything."""
 
     def __init__(self):
         super().__init__()
@@ -104,8 +107,19 @@ def test_examples_show_predicted_and_true_label_and_frame_the_mistakes():
         assert (ax.title.get_fontweight() == "bold") == (number % 3 != 1)
     assert axes[0, 0].images[0].get_array()[0, 0] == 0  # -1 is black
     mistakes = ", ".join(["0 taken for 1, 2 taken for 1"] * 5)
-    words = f"15 images, 10 of them in a frame, as mistakes: {mistakes}."
-    assert sentences_of(figure) == [words]
+    assert sentences_of(figure) == [f"15 images, 10 of them mistakes (framed): {mistakes}."]
+
+
+def test_examples_without_a_mistake():
+    features, _ = batch(3)
+    figure, _ = show_examples(Constant(), [(features, torch.ones(3).long())])
+    assert sentences_of(figure) == ["3 images, no mistakes."]
+
+
+def test_images_of_any_float_type_are_shown():
+    features, targets = batch(3)
+    _, axes = show_examples(Constant(), [(features.bfloat16(), targets)])
+    assert axes[0, 1].images[0].get_array()[0, 0] == 0.5
 
 
 def test_fewer_examples_than_fifteen_leave_no_empty_boxes():
@@ -120,7 +134,7 @@ def test_chosen_examples(loaders):
     assert [ax.get_title()[-1] for ax in axes.flat[:2]] == ["3", "7"]
 
 
-def test_confusion_matrix_is_drawn_and_told_in_words():
+def test_confusion_matrix_is_drawn_and_described():
     matrix = np.array([[5, 1, 0], [0, 3, 0], [7, 2, 0]])
     figure, axes = plot_confusion_matrix(matrix, title="Now")
     assert sentences_of(figure) == [
@@ -140,7 +154,7 @@ def test_confusions_by_name_and_without_mistakes():
     assert sentences_of(figure) == ["3 of 3 right; most frequent mistakes: none."]
 
 
-def test_nothing_to_plot_is_said():
+def test_an_empty_history_is_refused():
     for plot in (plot_training_loss, plot_accuracy):
         with pytest.raises(ValueError, match="train first"):
             plot(History())
@@ -152,8 +166,8 @@ def test_show_prints_the_sentences_of_all_parts_of_a_figure(capsys):
     show_examples(Constant(), [batch(2)], figure=right, title="After")
     show("And one more.")
     assert capsys.readouterr().out.splitlines() == [
-        "Before: 3 images, 2 of them in a frame, as mistakes: 0 taken for 1, 2 taken for 1.",
-        "After: 2 images, 1 of them in a frame, as mistakes: 0 taken for 1.",
+        "Before: 3 images, 2 of them mistakes (framed): 0 taken for 1, 2 taken for 1.",
+        "After: 2 images, 1 of them mistakes (framed): 0 taken for 1.",
         "And one more.",
     ]
     assert plt.get_fignums() == []  # shown once, and gone
@@ -181,3 +195,46 @@ def test_curves_can_be_read_as_tables():
     (long,) = curves_as_tables(figure)
     assert [row[0] for row in long["rows"]][::12] == ["0", "999"]
     assert len(long["rows"]) == 13
+
+
+DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (["SGD", "Adam", "007"], ["SGD", "Adam", "007"]),
+        ([datetime.date.fromisoformat(day) for day in DAYS], DAYS),
+        (
+            [datetime.datetime(2026, 1, 1, hour) for hour in (0, 6)],
+            [DAYS[0], f"{DAYS[0]} 06:00:00"],
+        ),
+        (np.array(DAYS, "datetime64[D]"), DAYS),
+        (np.array(DAYS, "datetime64[ns]"), DAYS),
+        ([pd.Timestamp(day) for day in DAYS], DAYS),
+        (pd.Series(pd.to_datetime(DAYS)), DAYS),
+        (pd.Categorical(["low", "high"]), ["low", "high"]),
+    ],
+)
+@pytest.mark.parametrize("names_on", ["x", "y"])
+def test_names_and_dates_are_shown_and_kept_in_the_table(values, texts, names_on, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "inline")
+    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
+    _, axes = plt.subplots()
+    numbers = range(len(values))
+    axes.plot(*((values, numbers) if names_on == "x" else (numbers, values)), label="run")
+    axes.set_xlabel("x")
+    show("One sentence.")
+
+    rows = [[text, str(number)] for text, number in zip(texts, numbers, strict=True)]
+    if names_on == "y":
+        rows = [row[::-1] for row in rows]
+    curves = [{"header": ["x", "run"], "rows": rows}]
+    assert shown == [{"image/png": {"alt": "One sentence."}, "curves": curves}]
+
+
+def test_an_empty_line_is_in_no_table():
+    figure, axes = plt.subplots()
+    axes.plot([], [], label="for the legend")
+    assert curves_as_tables(figure) == []
