@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.arithmetic import REFERENCE, define  # noqa: E402
 from tools.course import ROOT  # noqa: E402
 
-DISK_GB = 4  # notebooks 4 and 5 write 1.7 GB, and 0.7 GB more for a while
+DISK_GB = 4  # notebooks 4 and 5 write 1.7 GB, 0.7 GB more for a while, 1.4 GB more when run again
 MEMORY_GB = 4  # AlexNet, its optimizer and a second copy of both
 PORT = 8888  # JupyterLab's own; it looks for another one if this is taken
 STEP_MS = 300  # a step takes about 15 ms on two cores; beyond this, an epoch takes over 10 s
