@@ -33,7 +33,7 @@ def compute_logits(
                 all_logits.append(logits)
                 all_targets.append(targets)
     finally:
-        model.train(model_mode)  # for models whose train() does more than to set the modes
+        model.train(model_mode)  # for a model whose train() does more than set modes
         for module, mode in modes:
             module.training = mode
     return torch.cat(all_logits).cpu(), torch.cat(all_targets).cpu()

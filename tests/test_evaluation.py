@@ -77,7 +77,7 @@ def test_each_module_keeps_its_own_mode():
 
 
 class Merging(Echo):
-    """Do more in train() than to set the mode, like a LoRA layer that merges its weights."""
+    """Do more in train() than set the mode, like a LoRA layer that merges its weights."""
 
     def train(self, mode=True):
         self.is_merged = not mode
