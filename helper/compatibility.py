@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from helper.batches import first_batch, first_batch_size, length_of
 from helper.reproducibility import find_parts
@@ -87,14 +87,14 @@ def describe_settings(trainer) -> dict[str, str]:
 
 
 def describe_dataset(dataset) -> str:
-    """Return the lengths of a dataset and of those inside it, with the indices of each Subset."""
-    datasets = [part for part in find_parts(dataset) if isinstance(part, Dataset)]
-    lengths = []
-    for each in datasets or [dataset]:
-        length = "an unknown number of" if length_of(each) is None else length_of(each)
-        indices = f" with indices {hash_indices(each)}" if isinstance(each, Subset) else ""
-        lengths.append(f"{length} examples{indices}")
-    return ", from ".join(lengths)
+    """Return the length of a dataset, and the indices of each Subset that it is or holds.
+
+    Other datasets inside it don't count: it may open them only when it is first used.
+    """
+    length = "an unknown number of" if length_of(dataset) is None else length_of(dataset)
+    subsets = [part for part in find_parts(dataset) if isinstance(part, Subset)]
+    indices = [f", indices {hash_indices(subset)}" for subset in subsets]
+    return f"{length} examples" + "".join(indices)
 
 
 def hash_indices(subset: Subset) -> str:
