@@ -155,18 +155,23 @@ BARE = {
     "scheduler": (lambda: trained_parts()[2].state_dict(), "of a scheduler.*" + READS),
     "plateau": (lambda: other_scheduler("ReduceLROnPlateau"), "of a scheduler.*" + READS),
     "sequence": (lambda: other_scheduler("SequentialLR"), "of a scheduler.*" + READS),
+    "extra state": (lambda: {"weight": torch.ones(1), "_extra_state": 3}, "of a model.*" + READS),
+    "no keys": (dict, "dict with these keys: none"),
     "tensor": (lambda: torch.ones(3), "it holds a Tensor. Read it with torch.load"),
     "list": (lambda: [torch.ones(3)], "it holds a list. Read it with torch.load"),
     "by hand": (
         lambda: {"epoch": 3, "model_state_dict": trained_parts()[0].state_dict(), "loss": 0.5},
-        "dict with the keys epoch, model_state_dict, loss. Read it with torch.load",
+        "dict with these keys: epoch, model_state_dict, loss. Read it with torch.load",
     ),
     "other framework": (
         lambda: {"state_dict": {}, "optimizer_states": [], "hparams": {"format": 1}},
-        "dict with the keys state_dict, optimizer_states, hparams. Read it with torch.load",
+        "dict with these keys: state_dict, optimizer_states, hparams. Read it with torch.load",
     ),
-    "many keys": (lambda: dict.fromkeys(range(50)), "the keys 0, 1, 2, 3, 4, 5, 6, 7. Read it"),
-    "other format": (lambda: {"format": "mine", "model": {}}, "dict with the keys format, model"),
+    "many keys": (lambda: dict.fromkeys(range(50)), "these keys: 0, 1, 2, 3, 4, 5, 6, 7. Read it"),
+    "other format": (
+        lambda: {"format": "mine", "model": {}},
+        "dict with these keys: format, model",
+    ),
     "format 2": (lambda: {"format": "save, load, continue 2", "model": {}}, "an earlier version"),
     "format 1": (
         lambda: {"format": "save, load, continue 1", "history": None},
@@ -192,8 +197,19 @@ def test_a_different_file_is_named_and_what_reads_it(run, path, name):
 
 def test_a_whole_model_is_refused_for_safety(run, path):
     torch.save(run[0], path)
-    with refused(run, "was refused for safety: it holds .*, a whole model for example"):
+    with refused(
+        run, "refused for safety: it holds .*, a whole model .* Save the model's state_dict"
+    ):
         load_checkpoint(path, *run)
+
+
+def test_files_of_other_kinds(run, path):
+    """From before PyTorch 1.6, and a pickle: torch.load may read them, which the message says."""
+    torch.save(run[0].state_dict(), path, _use_new_zipfile_serialization=False)
+    for _ in range(2):
+        with refused(run, "isn't a complete archive of torch.save.*which torch.load may read"):
+            load_checkpoint(path, *run)
+        path.write_bytes(pickle.dumps({"epoch": 3}))
 
 
 @pytest.mark.parametrize(

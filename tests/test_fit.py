@@ -123,7 +123,7 @@ def test_a_wrapped_model(path, name):
     in_file = load_advice(path, wrap(Model()), Model())
     now = load_advice(path, Model(), wrap(Model()))
     assert f" model.{inside}." in now
-    assert "pass the wrapped model" in in_file
+    assert " wrap model now too." in in_file
     for word in inside.split("."):
         assert WRAPPERS[word] in now
         assert WRAPPERS[word] in in_file
