@@ -1,13 +1,15 @@
-"""Small real data and a small model that several test files train."""
+"""Small real data, and a small run on them, that several test files train."""
 
+import multiprocessing
+import multiprocessing.forkserver
 import shutil
 import signal
 
 import pytest
 import torch
-from torch import nn
 
 from helper.dataset import get_dataloaders_mnist
+from tests.support.runs import DigitsNet
 from tools.course import copy_course
 
 
@@ -17,6 +19,16 @@ def _stop_button():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def forkserver():
+    """A forkserver that is running, and has imported PyTorch: its processes start quickly."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["torch._dynamo", "torch.utils.data", "tqdm", "tests.support.runs"]
+    context.set_forkserver_preload(modules)
+    multiprocessing.forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -46,27 +58,13 @@ def loaders(data_dir):
     return train, valid, test
 
 
-class SmallNet(nn.Module):
-    """A linear layer with noise on its input and dropout: randomness wherever training has it."""
-
-    def __init__(self):
-        super().__init__()
-        self.dropout = nn.Dropout(0.2)
-        self.linear = nn.Linear(16 * 16, 10)
-
-    def forward(self, x):
-        if self.training:
-            x = x + 0.1 * torch.randn_like(x)
-        return self.linear(self.dropout(x.flatten(1)))
-
-
 @pytest.fixture
 def new_run():
     """Return a function that makes a fresh model, its optimizer and its scheduler."""
 
     def make():
         torch.manual_seed(1)
-        model = SmallNet()
+        model = DigitsNet()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0)
         return model, optimizer, scheduler

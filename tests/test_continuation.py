@@ -5,25 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from runs import BATCHES, LOADERS, NUM_EPOCHS, Run, at_call, interrupt
-from torch.utils.data import DataLoader, IterableDataset
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 
+import helper.train
 from helper.evaluation import compute_accuracy
-from helper.history import History
-from helper.reproducibility import ORDER, seed_loader
+from tests.support.runs import BATCHES, LOADERS, NUM_EPOCHS, Run, at_call, interrupt
 
 CUTS = range(NUM_EPOCHS * BATCHES)
-
-
-def cut(run, batch, path):
-    """Train until a stop arrives while the step of this batch is taken."""
-    run.optimizer.register_step_post_hook(at_call(batch, interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run.train(checkpoint_path=path)
-    assert len(run.history.minibatch_loss) == batch + 1
-    return run
-
-
 FEW = ("shuffled", "two workers")  # the others are slow together
 
 
@@ -34,36 +23,69 @@ FEW = ("shuffled", "two workers")  # the others are slow together
 def test_cut_after_any_batch_and_continued_in_fresh_objects(loader, tmp_path):
     whole = Run(loader).train().sha256()
     for batch in CUTS if loader == "shuffled" else CUTS[1::4]:
-        stopped = cut(Run(loader), batch, tmp_path / "run.pt")
+        stopped = Run(loader).stop_in(batch, tmp_path / "run.pt")
+        assert len(stopped.history.minibatch_loss) == batch + 1
         torch.rand(batch), np.random.rand(batch), random.random()  # somebody draws in between
         assert Run(loader).load(tmp_path / "run.pt").train().sha256() == whole
         assert stopped.train().sha256() == whole  # and in the same objects
 
 
-def test_the_number_of_workers_is_the_same_run_if_only_the_collate_function_draws():
-    """In the workers, the data set draws from their own numbers: with them, it is another run."""
+class Own(Sampler):
+    """Shuffles with a generator of its own."""
 
-    def order(loader):
-        loader = LOADERS[loader]()
-        seed_loader(loader, 5, 1, ORDER)
-        return torch.cat([targets for _, targets in loader]).tolist()
+    def __init__(self, make):
+        self.random = make()
 
-    assert order("shuffled") == order("one worker") == order("two workers")
+    def __len__(self):
+        return 70
+
+    def __iter__(self):
+        order = [*range(70)]
+        self.random.shuffle(order)
+        return iter(order)
+
+
+class TakeTurns(Own):
+    """Takes turns between samplers that it keeps in a list."""
+
+    def __init__(self):
+        self.samplers = [RandomSampler(range(35), generator=torch.Generator()) for _ in range(2)]
+
+    def __iter__(self):
+        for pair in zip(*self.samplers, strict=True):
+            yield from pair
+
+
+SAMPLERS = [
+    TakeTurns,
+    *(lambda kind=kind: Own(kind) for kind in (random.Random, np.random.default_rng)),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_with_generators_of_their_own(sampler, tmp_path):
+    def run():
+        run = Run()
+        run.loaders[0] = DataLoader(run.loaders[0].dataset, 16, sampler=sampler())
+        return run
+
+    whole = run().train().sha256()
+    for batch in (3, 8):
+        run().stop_in(batch, tmp_path / "run.pt")
+        assert run().load(tmp_path / "run.pt").train().sha256() == whole
 
 
 @pytest.mark.parametrize("every", [1, 4, 7])
 def test_checkpoints_inside_an_epoch(every, tmp_path, monkeypatch):
-    import helper.train
-
     positions = []
-    save = helper.train.save_checkpoint
+    write = helper.train.write_checkpoint
 
-    def save_and_note(path, *run):
-        save(path, *run)
-        positions.append(len(run[-1].minibatch_loss))
-        (tmp_path / f"{len(positions)}.pt").write_bytes(path.read_bytes())
+    def write_and_copy(path, run):
+        write(path, run)
+        positions.append(len(run["history"]["minibatch_loss"]))
+        (tmp_path / f"{len(positions)}.pt").write_bytes((tmp_path / "run.pt").read_bytes())
 
-    monkeypatch.setattr(helper.train, "save_checkpoint", save_and_note)
+    monkeypatch.setattr(helper.train, "write_checkpoint", write_and_copy)
     whole = Run().train(checkpoint_path=tmp_path / "run.pt", checkpoint_every=every).sha256()
     batches = range(1, NUM_EPOCHS * BATCHES + 1)
     expected = [b for b in batches if b % every == 0] + [b for b in batches if b % BATCHES == 0]
@@ -76,14 +98,10 @@ def test_checkpoints_inside_an_epoch(every, tmp_path, monkeypatch):
 def test_a_second_resume_after_the_first(tmp_path):
     whole = Run().train().sha256()
     path = tmp_path / "run.pt"
-    cut(Run(), 3, path)
+    Run().stop_in(3, path)
     for batch in (4, 7, 8, 14):
         run = Run().load(path)
-        run.optimizer.register_step_post_hook(
-            at_call(batch - len(run.history.minibatch_loss), interrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            run.train(checkpoint_path=path)
+        run.stop_in(batch - len(run.history.minibatch_loss), path)
         assert len(run.history.minibatch_loss) == batch + 1
     assert Run().load(path).train().sha256() == whole
 
@@ -103,6 +121,21 @@ def test_a_scheduler_by_epoch_and_one_by_batch():
     assert run.history.learning_rate == rates[BATCHES - 1 :: BATCHES]
 
 
+@pytest.mark.filterwarnings("error")
+def test_stopped_in_the_first_evaluation_the_scheduler_warns_of_nothing(tmp_path):
+    def run():
+        run = Run(scheduler_every="epoch")
+        run.scheduler = StepLR(run.optimizer, 1, gamma=0.5)
+        return run
+
+    stopped = run()
+    stopped.loaders[1].collate_fn = at_call(1, interrupt, stopped.loaders[1].collate_fn)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train(checkpoint_path=tmp_path / "run.pt")
+    assert stopped.history.position == "0 epochs and 5 of 5 batches"
+    assert run().load(tmp_path / "run.pt").train().sha256() == run().train().sha256()
+
+
 def test_parts_in_evaluation_mode_stay_there():
     run = Run().train()
     modes = [run.model.training, run.model.frozen.training, run.model.frozen[1].training]
@@ -113,88 +146,8 @@ def test_parts_in_evaluation_mode_stay_there():
     assert run.model.frozen[1].running_mean.eq(0).all()  # it has seen no batch
 
 
-def test_a_model_in_evaluation_mode_is_trained_in_training_mode():
-    whole = Run().train().sha256()
-    run = Run().train(2)
+def test_a_new_run_of_a_model_in_evaluation_mode_trains_all_of_it():
+    run = Run()
     run.model.eval()
-    assert run.train().sha256() != whole  # `frozen` is in training mode now: it was not kept
+    run.train(1)
     assert all(module.training for module in run.model.modules())
-
-
-class Numbers(IterableDataset):
-    def __iter__(self):
-        return iter([(torch.zeros(6), torch.tensor(0))] * 80)
-
-
-class CountedNumbers(Numbers):
-    def __len__(self):
-        return 80
-
-
-@pytest.mark.parametrize(
-    ("loader", "message"),
-    [
-        (lambda: DataLoader(Numbers(), 16), "train_loader has no length"),
-        (
-            lambda: DataLoader(torch.utils.data.Subset(LOADERS["shuffled"]().dataset, []), 16),
-            "empty",
-        ),
-        (
-            lambda: DataLoader(LOADERS["shuffled"]().dataset, 14),
-            "5 batches, the first of 14 .* 5 batches, the first of 16",
-        ),
-        (
-            lambda: DataLoader(LOADERS["shuffled"]().dataset, 10),
-            "7 batches, the first of 10 .* 5 batches",
-        ),
-    ],
-)
-def test_a_loader_that_is_not_that_of_the_run_is_refused(loader, message):
-    run = Run().train(1)
-    before = run.sha256()
-    run.loaders[0] = loader()
-    with pytest.raises(ValueError, match=message):
-        run.train()
-    assert run.sha256() == before
-    assert run.printed == ""
-
-
-class MissingNumbers(CountedNumbers):
-    def __len__(self):
-        return 100
-
-
-def test_a_loader_with_fewer_batches_than_its_length():
-    run = Run()
-    run.loaders[0] = DataLoader(MissingNumbers(), 16)
-    with pytest.raises(ValueError, match="has 5 batches, though"):
-        run.train(1)
-
-
-def test_an_iterable_data_set_with_a_length_will_do():
-    run = Run()
-    run.loaders[0] = DataLoader(CountedNumbers(), 16)
-    assert run.train(1).history.epoch == 1
-
-
-def test_workers_that_answer_out_of_order_are_refused():
-    run = Run()
-    run.loaders[0] = LOADERS["two workers"]()
-    run.loaders[0].in_order = False
-    with pytest.raises(ValueError, match="in_order"):
-        run.train()
-
-
-@pytest.mark.parametrize("missing", ["optimizer", "scheduler"])
-def test_a_history_whose_optimizer_or_scheduler_was_not_loaded(missing, tmp_path):
-    from helper.checkpoint import load_checkpoint
-
-    Run().train(1, checkpoint_path=tmp_path / "run.pt")
-    run = Run()
-    parts = {name: getattr(run, name) for name in ("model", "optimizer", "scheduler")}
-    parts.pop(missing)
-    run.history = load_checkpoint(tmp_path / "run.pt", **parts)
-    with pytest.raises(ValueError, match=f"The {missing} of this history's checkpoint was not"):
-        run.train()
-    run.history = History(seed=5)  # a warm start is a new run
-    assert run.train(1).history.epoch == 1

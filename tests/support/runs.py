@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -34,12 +35,15 @@ class Blots(Dataset):
         generator = torch.Generator().manual_seed(0)
         self.features = torch.randn(70, 6, generator=generator)
         self.targets = torch.randint(3, (70,), generator=generator)
+        self.own = [unseeded(), random.Random(), {"numpy": np.random.default_rng()}]
 
     def __len__(self):
         return 70
 
     def __getitem__(self, index):
+        own, python, others = self.own
         noise = torch.randn(6) + np.random.randn() + random.gauss()
+        noise += torch.randn(6, generator=own) + python.gauss() + others["numpy"].normal()
         return self.features[index] + 0.1 * noise, self.targets[index]
 
 
@@ -56,15 +60,15 @@ def collate(examples):
     return features + 0.1 * noise, targets
 
 
-def generator():
+def unseeded():
     """Return a generator whose state nobody has seeded."""
-    own = torch.Generator()
-    own.seed()
-    return own
+    generator = torch.Generator()
+    generator.seed()
+    return generator
 
 
 def by_batch():
-    return BatchSampler(RandomSampler(Blots(), generator=generator()), 16, drop_last=False)
+    return BatchSampler(RandomSampler(Blots(), generator=unseeded()), 16, drop_last=False)
 
 
 def with_workers(number, **settings):
@@ -72,10 +76,10 @@ def with_workers(number, **settings):
 
 
 LOADERS = {
-    "shuffled": lambda: DataLoader(Blots(), 16, shuffle=True, collate_fn=collate),
-    "generator of the loader": lambda: DataLoader(Blots(), 16, shuffle=True, generator=generator()),
+    "shuffled": lambda: with_workers(0),
+    "generator of the loader": lambda: DataLoader(Blots(), 16, shuffle=True, generator=unseeded()),
     "generator of the sampler": lambda: DataLoader(
-        Blots(), 16, sampler=RandomSampler(Blots(), generator=generator())
+        Blots(), 16, sampler=RandomSampler(Blots(), generator=unseeded())
     ),
     "generator inside the batch sampler": lambda: DataLoader(Blots(), batch_sampler=by_batch()),
     "batch_size=None": lambda: DataLoader(BlotsByBatch(), sampler=by_batch(), batch_size=None),
@@ -103,21 +107,36 @@ class Net(nn.Module):
         return self.classify(self.lstm(x.unsqueeze(2))[0][:, -1])
 
 
+class DigitsNet(nn.Module):
+    """For digits of 16 x 16: a linear layer, noise on its input, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.2)
+        self.linear = nn.Linear(16 * 16, 10)
+
+    def forward(self, x):
+        if self.training:
+            x = x + 0.1 * torch.randn_like(x)
+        return self.linear(self.dropout(x.flatten(1)))
+
+
 class Run:
     """A fresh model, optimizer, scheduler and history with their loaders."""
 
-    def __init__(self, loader="shuffled", scheduler_every="batch"):
+    def __init__(self, loader="shuffled", scheduler_every="batch", seed=5):
         torch.manual_seed(1)
         self.model = Net()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.scheduler = (
-            torch.optim.lr_scheduler.OneCycleLR(self.optimizer, 0.05, total_steps=15)
+            OneCycleLR(self.optimizer, 0.05, total_steps=15)
             if scheduler_every == "batch"
-            else torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, "max", patience=0)
+            else ReduceLROnPlateau(self.optimizer, "max", patience=0)
         )
         self.scheduler_every = scheduler_every
         self.loaders = [LOADERS[loader]() for _ in range(3)]
-        self.history = History(seed=5)
+        self.history = History(seed=seed)
+        self.printed = ""
 
     @property
     def parts(self):
@@ -128,23 +147,30 @@ class Run:
         return self
 
     def train(self, num_epochs=NUM_EPOCHS, **settings):
-        """Train silently, and return what was printed."""
+        """Train silently, and keep what was printed."""
         printed = io.StringIO()
+        settings = {"scheduler_every": self.scheduler_every, "history": self.history, **settings}
         with contextlib.redirect_stdout(printed):
             try:
                 train_model(
                     *(self.model, num_epochs, *self.loaders, self.optimizer, "cpu"),
                     scheduler=self.scheduler,
-                    scheduler_every=self.scheduler_every,
-                    history=self.history,
                     **settings,
                 )
             finally:
                 self.printed = printed.getvalue()
         return self
 
+    def stop_in(self, batch, path=None, **settings):
+        """Train until a stop arrives while the step of this batch of the call is taken."""
+        self.optimizer.register_step_post_hook(at_call(batch, interrupt))
+        with contextlib.suppress(KeyboardInterrupt):
+            self.train(checkpoint_path=path, **settings)
+            raise AssertionError("nothing has stopped this run")
+        return self
+
     def sha256(self):
-        states = (part.state_dict() for part in self.parts)
+        states = (part.state_dict() for part in self.parts if part is not None)
         return compute_sha256(*states, self.history.state_dict())
 
 

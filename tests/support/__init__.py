@@ -1,0 +1,1 @@
+"""What test files share: runs to train, and the programs that tests start."""
