@@ -286,8 +286,10 @@ class Trainer:
                 if self.history.continues(saved):  # and isn't that of a different run
                     load_checkpoint(path, self.model, self.optimizer, self.scheduler)
                     self.history.load_state_dict(saved.state_dict())
-                    advice = f"the run is back at {self.checkpoint_path}. Fix the cause and run "
-                    advice += "this cell again."
+                    advice = (
+                        f"the run is back at {self.checkpoint_path}. Fix the cause and run this "
+                        "cell again."
+                    )
         except CheckpointError as reason:
             advice = f"{reason} Then {advice}"
         print(failure, advice, flush=True)

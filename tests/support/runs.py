@@ -37,6 +37,9 @@ class Blots(Dataset):
         self.targets = torch.randint(3, (70,), generator=generator)
         self.own = [unseeded(), random.Random(), {"numpy": np.random.default_rng()}]
 
+    def __reduce__(self):
+        return type(self), ()  # PyTorch can't send a torch.Generator to a spawned worker
+
     def __len__(self):
         return 70
 
