@@ -191,7 +191,7 @@ CLAIMS = [
         "examples-after-md",
         "On the left, all of them stand in a frame",
         lambda out: (
-            len(set(numbers(out[2, "examples"], r": (\d+) images, (\d+) of them in a frame"))) == 1
+            len(set(numbers(out[2, "examples"], r": (\d+) images, (\d+) of them mistakes"))) == 1
         ),
     ),
     Claim(
