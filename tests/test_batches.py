@@ -1,5 +1,6 @@
 """The batches of an epoch: the same from any batch on, in any process, and no worker is left."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -139,11 +140,8 @@ def read_log(log):
 
 def fetch(loader, epoch=2, start=0, **settings):
     """Return the batches of an epoch, in a fresh view of the loader."""
-    batches = EpochBatches(loader)
-    try:
+    with contextlib.closing(EpochBatches(loader)) as batches:
         return [*batches.epoch(5, epoch, start, **settings)]
-    finally:
-        batches.close()
 
 
 def indices_of(batches):
@@ -275,11 +273,10 @@ def test_set_epoch_reaches_dataset_and_sampler_also_in_persistent_workers():
     for workers in WORKERS.values():
         dataset = Epochs(16)
         loader = DataLoader(dataset, 8, sampler=EpochSampler(16, None), **workers)
-        batches = EpochBatches(loader)
-        for epoch in (1, 2, 3):
-            [(features, _), _] = batches.epoch(5, epoch)
-            assert features[:, 0].tolist() == [100 * epoch + epoch + i for i in range(8)]
-        batches.close()
+        with contextlib.closing(EpochBatches(loader)) as batches:
+            for epoch in (1, 2, 3):
+                [(features, _), _] = batches.epoch(5, epoch)
+                assert features[:, 0].tolist() == [100 * epoch + epoch + i for i in range(8)]
 
 
 def move_offset(worker):
@@ -296,10 +293,9 @@ def test_worker_init_fn_sees_the_users_dataset():
 @pytest.mark.parametrize(("workers", "alive"), [("persistent", 2), ("2", 4)])
 def test_persistent_workers_stay_from_epoch_to_epoch(workers, alive, tmp_path):
     loader = DataLoader(Examples(log=tmp_path / "log"), 8, **WORKERS[workers])
-    batches = EpochBatches(loader)
-    for epoch in (1, 2):
-        assert len([*batches.epoch(5, epoch)]) == 8
-    batches.close()
+    with contextlib.closing(EpochBatches(loader)) as batches:
+        for epoch in (1, 2):
+            assert len([*batches.epoch(5, epoch)]) == 8
     pids, _ = read_log(tmp_path / "log")
     assert len({*pids}) == alive
     assert no_process_is_left(pids)
