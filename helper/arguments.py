@@ -1,4 +1,4 @@
-"""The arguments of `train_model`: what can't be used is refused before anything is trained."""
+"""Refuse arguments of `train_model` that can't be used, before anything is trained."""
 
 import inspect
 import operator
@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from helper.batches import length_of
-from helper.compatibility import NEW_RUN, describe_optimizer, describe_scheduler
+from helper.compatibility import NEW_RUN, describe_optimizer, describe_run, describe_scheduler
+from helper.history import History
 
 
 def as_positive_integer(name: str, value) -> int:
@@ -25,7 +26,9 @@ def as_positive_integer(name: str, value) -> int:
 
 
 def check_arguments(trainer) -> None:
-    """Raise a ValueError that names an argument of `train_model` that can't be used."""
+    """Raise a ValueError that names an argument that can't be used; make integers of NumPy ints."""
+    if not isinstance(trainer.history, History):
+        raise ValueError("history must be a History. A new run starts with History(seed=...).")
     trainer.num_epochs = as_positive_integer("num_epochs", trainer.num_epochs)
     for name in ("checkpoint_every", "logging_interval"):
         if getattr(trainer, name) is not None:
@@ -34,6 +37,8 @@ def check_arguments(trainer) -> None:
         raise ValueError("checkpoint_every needs a checkpoint_path.")
     check_loaders(trainer)
     check_optimizer(trainer.optimizer, trainer.model)
+    if trainer.checkpoint_path is not None:
+        describe_run(trainer.model, trainer.optimizer)  # raises for what can't be saved
     if trainer.scheduler_on not in ("valid_acc", "minibatch_loss"):
         raise ValueError('scheduler_on must be "valid_acc" or "minibatch_loss".')
     if trainer.scheduler_every not in ("epoch", "batch"):
@@ -43,7 +48,10 @@ def check_arguments(trainer) -> None:
 
 
 def check_loaders(trainer) -> None:
-    """Raise a ValueError for a loader that is missing, empty, of unknown length or out of order."""
+    """Raise a ValueError for a loader that is missing or empty.
+
+    The training loader must also have a length, and its batches must come in order.
+    """
     for name in ("train_loader", "valid_loader", "test_loader"):
         loader = getattr(trainer, name)
         if not hasattr(loader, "__iter__"):
@@ -90,7 +98,7 @@ def check_scheduler(trainer) -> None:
         steps = trainer.num_epochs * len(trainer.train_loader) - len(history.minibatch_loss)
     else:
         steps = trainer.num_epochs - history.epoch
-    excess = steps_too_many(scheduler, max(steps, 0))
+    excess = excess_steps(scheduler, max(steps, 0))
     if excess > 0:
         raise ValueError(
             f"The OneCycleLR schedule ends {excess} steps before epoch {trainer.num_epochs} does. "
@@ -98,12 +106,12 @@ def check_scheduler(trainer) -> None:
         )
 
 
-def steps_too_many(scheduler, steps: int) -> int:
+def excess_steps(scheduler, steps: int) -> int:
     """Return how many of the next `steps` a OneCycleLR can't take, or 0 if that isn't known."""
     if isinstance(scheduler, OneCycleLR):
         return max(0, scheduler.last_epoch + steps - scheduler.total_steps)
     if isinstance(scheduler, ChainedScheduler):
-        return max(steps_too_many(part, steps) for part in scheduler._schedulers)
+        return max(excess_steps(part, steps) for part in scheduler._schedulers)
     if isinstance(scheduler, SequentialLR):
         # Each part steps from its milestone, where it is at step 0, to just before the next one.
         end = scheduler.last_epoch + steps

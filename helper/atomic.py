@@ -22,8 +22,9 @@ def atomic_file(path):
 
     Writes to a locked temporary file next to `path`, so that concurrent writers don't collide, and
     files that killed processes have left can be recognized and removed. If an error is raised, the
-    file that was at `path` before stays as it was. Links and modes are kept, and missing folders
-    are created. A FolderNotFlushed error comes when all this is done: the new file is complete.
+    file that was at `path` before stays as it was. A symbolic link is followed, the mode of the
+    file before is kept, and missing folders are created. Raises a FolderNotFlushed error after the
+    rename: the new file is complete, but a power cut may undo the rename.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
@@ -56,19 +57,22 @@ def open_temporary(path):
     """Return a new file, open and locked."""
     while True:
         file = open(f"{path}.{secrets.token_hex(6)}.tmp", "xb")  # noqa: SIM115, closed by the caller
-        if lock(file) is not False and os.fstat(file.fileno()).st_nlink > 0:
+        if lock(file) != "taken" and os.fstat(file.fileno()).st_nlink > 0:
             return file
         file.close()  # somebody took it for a leftover before it was locked
 
 
-def lock(file):
-    """Lock an open file: False if somebody else has, None where there are no locks."""
+def lock(file) -> str:
+    """Lock an open file, and return "locked", "taken" (somebody else has it) or "unsupported"."""
+    if fcntl is None:
+        return "unsupported"
     try:
-        return fcntl and not fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return "taken"
     except OSError:
-        return None
+        return "unsupported"
+    return "locked"
 
 
 def unlock(file):
@@ -85,7 +89,7 @@ def remove_leftovers(folder, name):
             leftover = os.path.join(folder, leftover)
             # Open for writing, although nothing is written: NFS locks no other file exclusively.
             with contextlib.suppress(OSError), open(leftover, "r+b") as file:
-                if lock(file):
+                if lock(file) == "locked":
                     os.unlink(leftover)
 
 

@@ -1,10 +1,12 @@
-"""The batches of an epoch, from any batch on: the same ones, whichever process fetches them."""
+"""Yield the batches of an epoch from any batch on, the same ones in any process."""
 
 import contextlib
 import itertools
+import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -33,13 +35,16 @@ class EpochBatches:
     list of batches) is fetched again from the start of the epoch, up to the batch that is wanted;
     there, the number of workers can change a run.
 
-    Not covered are samplers that adapt to the losses, since all index lists of an epoch are drawn
-    when it starts; random numbers that `worker_init_fn` draws; and generators that `find_parts`
-    doesn't find (in global variables or sets, or behind a list of more than 1,000 entries) or that
-    are created after a process has fetched its first batch.
+    Four things are not covered: samplers that adapt to the losses, since all indices of an epoch
+    are drawn when it starts; samplers that count how often they are iterated (give them a method
+    `set_epoch`); random numbers that `worker_init_fn` draws; and generators that `find_parts` can't
+    find (in global variables or sets, or in a list of more than 1,000 entries) or that are created
+    after a process has fetched its first batch of an epoch.
     """
 
-    def __init__(self, loader, signals: DeferredSignals | None = None, name: str = "train_loader"):
+    def __init__(
+        self, loader: Iterable, signals: DeferredSignals | None = None, name: str = "train_loader"
+    ):
         """`signals` can stop the run between two batches; `name` is used in messages."""
         self.loader = loader
         self.signals = DeferredSignals() if signals is None else signals
@@ -47,94 +52,117 @@ class EpochBatches:
         self.keys = []  # what the view's sampler yields: ((seed, epoch, batch, stream), indices)
         self.view = make_view(loader, self.keys) if has_view(loader) else None
         self.iterator = None
+        self.workers = []  # the processes of this iterator
 
     def epoch(
-        self, seed: int, epoch: int, start: int = 0, stream: Stream = Stream.FETCH
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stream: Stream = Stream.FETCH,
+        num_batches: int | None = None,
     ) -> Iterator:
         """Yield the batches of an epoch (from 1), starting with batch `start` (from 0).
 
-        Raises Stopped before or after a batch if a stop signal has come, and a ValueError if there
-        are fewer batches than the loader's length, or a batch isn't `(features, targets)`.
+        Raises Stopped before or after a batch if a stop signal has come. Raises a ValueError if the
+        epoch has fewer batches than the loader's length, if that isn't `num_batches` (where it is
+        given), or if a batch isn't `(features, targets)`.
         """
         self.signals.raise_if_pending()
         seed_loader(self.loader, seed, epoch, Stream.ORDER)
+        length = length_of(self.loader)
+        if num_batches is not None and length != num_batches:
+            raise ValueError(
+                f"{self.name} has {length} batches in epoch {epoch}, but {num_batches} in the "
+                "first. All epochs of a run must have the same number of batches."
+            )
         try:
             if self.view is None:
-                batches = itertools.islice(self.fetch_again(seed, epoch, stream), start, None)
+                batches = self.iterate_loader(length, seed, epoch, stream)
+                batches = itertools.islice(batches, start, None)
             else:
-                batches = self.fetch_from(start, seed, epoch, stream)
+                batches = self.iterate_view(length, start, seed, epoch, stream)
             for batch in batches:
                 check_examples(batch, self.name)
                 yield batch
         finally:
+            # Persistent workers of the view stay for the next epoch; others end with this one.
             if self.view is None or not self.view.persistent_workers:
                 self.close()
 
-    def fetch_from(self, start: int, seed: int, epoch: int, stream: Stream) -> Iterator:
+    def iterate_view(self, length: int | None, start: int, seed, epoch, stream) -> Iterator:
         """Yield the batches of the view, starting with batch `start`."""
         self.keys.clear()
         num_batches = 0
-        for indices in itertools.islice(index_sampler(self.loader), len(self.loader)):
+        for indices in itertools.islice(index_sampler(self.loader), length):
             if num_batches >= start:
-                self.keys.append(((seed, epoch, num_batches, stream), indices))
+                key = (seed, epoch, num_batches, stream)
+                self.keys.append((key, copy_indices(indices)))
             num_batches += 1
-        self.check_length(num_batches)
+        self.check_length(num_batches, length)
         self.open(self.view)
-        while (batch := self.next_batch()) is not END:
+        for number in range(start, num_batches):
+            batch = self.next_batch()
+            if batch is END:  # the dataset has raised StopIteration
+                self.check_length(number, num_batches)
             yield batch
+        self.signals.raise_if_pending()
 
-    def fetch_again(self, seed: int, epoch: int, stream: Stream) -> Iterator:
-        """Yield the batches of the loader itself, as many as its length says."""
-        length = length_of(self.loader)
+    def iterate_loader(self, length: int | None, seed, epoch, stream) -> Iterator:
+        """Yield the loader's own batches from the first one on, and seed before each is fetched."""
         generators = find_generators(find_parts(self.loader))
         self.open(self.loader)
-        for number in itertools.count() if length is None else range(length):
+        numbers = itertools.count() if length is None else range(length)
+        for number in numbers:
             seed_batch(seed, epoch, number, stream, generators)
             batch = self.next_batch()
             if batch is END:
-                self.check_length(number)
+                self.check_length(number, length)
                 return
             yield batch
+        self.signals.raise_if_pending()
 
-    def check_length(self, num_batches: int) -> None:
-        """Raise a ValueError if an epoch had fewer batches than the loader's length."""
-        length = length_of(self.loader)
+    def check_length(self, num_batches: int, length: int | None) -> None:
+        """Raise a ValueError if an epoch has fewer batches than the loader's length."""
         if length is not None and num_batches < length:
             raise ValueError(
                 f"{self.name} has {num_batches} batches, though its length is {length}. Correct "
                 "the __len__ of its sampler or its dataset."
             )
 
-    def open(self, loader) -> None:
-        """Start the iteration over a loader, with workers that stop signals don't reach."""
+    def open(self, loader: Iterable) -> None:
+        """Start to iterate over a loader, with workers that stop signals don't reach."""
         if self.view is None and getattr(loader, "_iterator", None) is not None:
-            # Persistent workers that are already running draw from where they are.
+            # Running persistent workers continue from their own random state, so start new ones.
             self.iterator = loader._iterator
             self.close()
-        context = getattr(loader, "multiprocessing_context", None) or torch.multiprocessing
-        workers = getattr(loader, "num_workers", 0)
-        with stop_signals_blocked(context.get_start_method() if workers else "fork"):
+        before = multiprocessing.active_children()
+        with stop_signals_blocked(start_method_of(loader)):
             self.iterator = iter(loader)
+        started = [child for child in multiprocessing.active_children() if child not in before]
+        self.workers = started or self.workers  # persistent workers are there already
 
     def next_batch(self):
         """Return the next batch, or END. Raises Stopped if a stop signal has come."""
         self.signals.raise_if_pending()
-        workers = getattr(self.iterator, "_workers", [])
-        with self.signals.waiting_for(workers, fetching=True):
+        # The death of a forkserver's child is no news to this process.
+        tells = bool(self.workers) and start_method_of(self.loader) != "forkserver"
+        with self.signals.waiting_for(self.workers, fetching=True, death_is_told=tells):
             batch = next(self.iterator, END)
         self.signals.raise_if_pending()
         return batch
 
     def close(self) -> None:
-        """End the workers, if there are any. One that doesn't answer within seconds is killed."""
-        iterator, self.iterator = self.iterator, None
-        if not hasattr(iterator, "_shutdown_workers"):
-            return  # there are none
-        (self.loader if self.view is None else self.view)._iterator = None
-        with self.signals.waiting_for(iterator._workers, fetching=False):
-            iterator._shutdown_workers()
-            for worker in iterator._workers:
-                worker.kill()  # workers that hang ignore SIGTERM, which PyTorch has sent
+        """Shut down the workers, if there are any, and kill those that don't end in 5 seconds."""
+        iterator, workers = self.iterator, self.workers
+        self.iterator, self.workers = None, []
+        with self.signals.waiting_for(workers, fetching=False):
+            if hasattr(iterator, "_shutdown_workers"):
+                owner = self.loader if self.view is None else self.view
+                owner._iterator = None
+                iterator._shutdown_workers()
+            for worker in workers:
+                worker.kill()  # SIGTERM, which PyTorch has sent, is blocked there
                 worker.join()
 
 
@@ -145,20 +173,16 @@ class SeededDataset(Dataset):
         self.dataset = loader.dataset
         self.collate_fn = loader.collate_fn
         self.has_batches = loader.batch_sampler is not None
-        self.process = None  # the one in which the following were found
-        self.parts = []
+        self.process_and_epoch = None  # for which the generators were found
         self.generators = []
-        self.epoch = None  # that `parts` were told
 
     def __getitem__(self, key):
         (seed, epoch, batch, stream), indices = key
-        if self.process != os.getpid():
-            self.process, self.epoch = os.getpid(), None
-            self.parts = find_parts(self.dataset, self.collate_fn)
-            self.generators = find_generators(self.parts)
-        if self.epoch != epoch:
-            self.epoch = epoch
-            call_set_epoch(self.parts, epoch)  # a worker's copy of the dataset must learn of it too
+        if self.process_and_epoch != (os.getpid(), epoch):
+            self.process_and_epoch = (os.getpid(), epoch)
+            # A worker has its own copy of the dataset. set_epoch may replace its generators.
+            call_set_epoch(find_parts(self.dataset, self.collate_fn), epoch)
+            self.generators = find_generators(find_parts(self.dataset, self.collate_fn))
         seed_batch(seed, epoch, batch, stream, self.generators)
         return self.collate_fn(self.fetch(indices))
 
@@ -171,14 +195,14 @@ class SeededDataset(Dataset):
         return [self.dataset[index] for index in indices]
 
 
-class StartWorker:
+class WorkerInit:
     """A `worker_init_fn` that does what every worker needs, then calls the user's own."""
 
     def __init__(self, worker_init_fn):
         self.worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:
-        block_stop_signals()  # a forkserver that was already running hasn't passed them on
+        block_stop_signals()  # a forkserver doesn't pass on the mask of this process
         information = get_worker_info()
         # Show the user's dataset, not ours; PyTorch lets nobody set it in the usual way.
         object.__setattr__(information, "dataset", information.dataset.dataset)
@@ -197,10 +221,10 @@ def has_view(loader) -> bool:
 
 
 def make_view(loader: DataLoader, keys: list) -> DataLoader:
-    """Return a DataLoader that fetches the batches of another one, those that `keys` name."""
+    """Return a DataLoader that fetches those batches of `loader` that `keys` list."""
     settings = {}
     if loader.num_workers > 0:
-        settings["worker_init_fn"] = StartWorker(loader.worker_init_fn)
+        settings["worker_init_fn"] = WorkerInit(loader.worker_init_fn)
         for name in ("multiprocessing_context", "persistent_workers", "prefetch_factor"):
             settings[name] = getattr(loader, name)
     return DataLoader(
@@ -218,6 +242,23 @@ def make_view(loader: DataLoader, keys: list) -> DataLoader:
 def identity_collate(batch):
     """Collate nothing: the dataset returns whole batches."""
     return batch
+
+
+def copy_indices(indices):
+    """Return a copy of the indices of a batch: a sampler may fill the same list again."""
+    if isinstance(indices, list):
+        return list(indices)
+    if isinstance(indices, torch.Tensor):
+        return indices.clone()
+    return indices.copy() if isinstance(indices, np.ndarray) else indices
+
+
+def start_method_of(loader) -> str | None:
+    """Return how a loader starts its workers: "fork", "spawn" or "forkserver"; None without."""
+    if getattr(loader, "num_workers", 0) == 0:
+        return None
+    context = loader.multiprocessing_context or torch.multiprocessing
+    return context.get_start_method()
 
 
 def index_sampler(loader: DataLoader):
@@ -269,8 +310,8 @@ def first_batch(batches: EpochBatches, seed: int) -> tuple:
 def first_batch_size(batches: EpochBatches, seed: int) -> int:
     """Return the number of examples in the first batch of epoch 1, or 0 if that isn't known.
 
-    126 to 129 of 4,000 images a batch all make 31 batches: only this number tells them apart. From
-    a loader with a view, nothing is fetched for it.
+    With drop_last=True, batch sizes 126 to 129 all make 31 batches of 4,000 images; only this
+    number distinguishes them. From a loader with a view, nothing is fetched for it.
     """
     if batches.view is None:
         _, targets = first_batch(batches, seed)

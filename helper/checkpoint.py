@@ -1,6 +1,6 @@
 """One file that holds a whole training run.
 
-It is what `torch.save` makes of a plain dict, PyTorch's own convention for a checkpoint:
+`torch.save` writes it from a plain dict, PyTorch's own convention for checkpoints:
 {"format", "model", "optimizer", "scheduler", "history", "others", "description", "versions"}.
 https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html
 """
@@ -14,6 +14,7 @@ import sys
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from helper.atomic import FolderNotFlushed, atomic_file
@@ -34,7 +35,12 @@ from helper.verification import (
 
 
 def save_checkpoint(
-    path, model: nn.Module, optimizer: Optimizer, scheduler, history: History, **others
+    path: str | os.PathLike,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    history: History,
+    **others,
 ) -> None:
     """Save a run in the file `path`; `scheduler` may be None. Missing folders are created.
 
@@ -90,7 +96,7 @@ def write_loadable(checkpoint: dict, file) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        # It is about a half-written archive; what the disk said is in its context.
+        # PyTorch complains about a half-written archive; the disk's own error is its context.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -100,14 +106,17 @@ def write_loadable(checkpoint: dict, file) -> None:
     except Exception as error:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file.name)
         reason = f"a state holds {', '.join(unsafe)}" if unsafe else error
-        raise ValueError(f"{reason}: keep tensors and plain Python values, as float(x)") from error
+        raise ValueError(
+            f"{reason}. Keep only tensors and plain Python values in it, such as float(x)"
+        ) from error
 
 
-def set_aside_unless_earlier(path, history: History) -> None:
-    """Rename the file `path`, so that saving won't overwrite it, unless this run began with it.
+def set_aside_unless_earlier_state(path: str | os.PathLike, history: History) -> None:
+    """Rename the file `path`, unless it holds an earlier state of this run, so nothing is lost.
 
-    It may hold a run that is further along than `history`, or a different one, or more than
-    `train_model` saves, or something else altogether.
+    It is renamed if it holds a later state, a different run, objects that `train_model` wouldn't
+    save (a scaler), or something else altogether. Prints the new name. Raises a CheckpointError if
+    the file can't be renamed.
     """
     path = os.path.realpath(path)
     if not os.path.isfile(path):
@@ -120,7 +129,7 @@ def set_aside_unless_earlier(path, history: History) -> None:
     except Exception as error:  # torch.load raises errors of many types for what it can't read
         reason = f"can't be read as a checkpoint ({type(error).__name__})"
     else:
-        reason = "holds a different run, or more of this one"
+        reason = "holds something that this run would not save again"
         del content  # it keeps the file open
     start, suffix = os.path.splitext(path)
     names = (f"{start}.previous{number}{suffix}" for number in ("", *range(2, 1_000_000)))
@@ -135,7 +144,12 @@ def set_aside_unless_earlier(path, history: History) -> None:
 
 
 def load_checkpoint(
-    path, model: nn.Module, optimizer=None, scheduler=None, map_location="cpu", **others
+    path: str | os.PathLike,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | None = None,
+    map_location: torch.device | str = "cpu",
+    **others,
 ) -> History:
     """Load a run into `model`, `optimizer`, `scheduler` and `others`, and return its History.
 
@@ -191,9 +205,10 @@ def snapshot_module(module):
     layers = [*module.modules()]
     slots = [(slot, dict(slot)) for m in layers for slot in (m._parameters, m._buffers)]
     tensors = [(t, t.detach().clone()) for t in (*module.parameters(), *module.buffers())]
-    # What a layer saves besides tensors, if it defines how.
-    particular = [m for m in layers if type(m).get_extra_state is not nn.Module.get_extra_state]
-    extra_states = [(m, copy.deepcopy(m.get_extra_state())) for m in particular]
+    # Some layers save more than tensors.
+    own = nn.Module.get_extra_state
+    with_extra_state = [m for m in layers if type(m).get_extra_state is not own]
+    extra_states = [(m, copy.deepcopy(m.get_extra_state())) for m in with_extra_state]
 
     def restore():
         for slot, before in slots:  # a layer may have replaced a tensor
@@ -214,18 +229,19 @@ def load_states(parts: dict, states: dict) -> None:
         elif name == "model":
             part.load_state_dict(states[name])  # copies each tensor
         else:
-            part.load_state_dict(copy.deepcopy(states[name]))  # may keep what it is given
+            part.load_state_dict(copy.deepcopy(states[name]))  # it may keep what it is given
 
 
 def load_optimizer(optimizer: Optimizer, state: dict) -> None:
-    """Load a copy of its state, in which every tensor has the type that was saved.
+    """Load a copy of a state into an optimizer, and keep the type in which each tensor was saved.
 
-    The state is still that in the file, which somebody may overwrite; and PyTorch casts each tensor
-    to the type of its parameter, which costs NAdam and ASGD some bits.
+    A copy, because the tensors in `state` are mapped from the file, which may be overwritten later.
+    PyTorch casts tensors of the state to the type of their parameter: with bfloat16 parameters,
+    that would round the float32 numbers `mu_product` of NAdam and `eta` of ASGD.
     """
     state = copy.deepcopy(state)
     optimizer.load_state_dict(state)
-    # In the saved run, it has stepped. Unless PyTorch knows, a scheduler that steps next warns.
+    # The saved run has stepped. Without this, a scheduler that steps next would warn.
     optimizer._opt_called = True
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -249,12 +265,12 @@ def with_saved_types(saved, loaded):
 # ---- Looking into a file ----
 
 
-def describe_checkpoint(path, every_tensor: bool = True) -> Table:
+def describe_checkpoint(path: str | os.PathLike, every_tensor: bool = True) -> Table:
     """Return a table of what is in a checkpoint, shown as HTML in a notebook, as text elsewhere.
 
-    It has a row for every tensor, with shape, type and bytes, and for the total of each part, or
-    the totals only; below it the position, the learning rate and the versions that wrote it. Raises
-    a CheckpointError as `load_checkpoint` does for a file that can't be loaded.
+    Each part has a row with its total, and with `every_tensor` each tensor has one, with its shape,
+    type and bytes. Below are the position, the learning rate and the versions that wrote the file.
+    Raises a CheckpointError for a file that `load_checkpoint` wouldn't load.
     """
     with checkpoint_errors(f"{path} can't be described"):
         checkpoint = read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What must be the same: in every call that continues a run, and in a file and what loads it."""
+"""Compare a run with its history, and a checkpoint with the objects that it is loaded into."""
 
 import hashlib
 
@@ -23,17 +23,17 @@ class CheckpointError(RuntimeError):
 # ---- What must stay the same while a run is continued ----
 
 
-def check_same_run(trainer) -> None:
-    """Raise a ValueError unless the arguments are those that the run of `history` began with.
+def start_or_check_run(trainer) -> None:
+    """Start the run in `history`, or raise a ValueError unless the arguments are still its own.
 
-    A run that begins here writes them into its history. Only what can be seen without fetching
-    anything is compared: that the examples themselves are still the same is up to you.
+    Only what can be seen without fetching anything is compared. That the examples themselves are
+    the same is up to you.
     """
     history = trainer.history
     for part in ("optimizer", "scheduler"):
         if part in history.not_loaded and getattr(trainer, part) is not None:
             raise ValueError(
-                f"The {part} of this history's checkpoint was not loaded. Load it too. " + NEW_RUN
+                f"The {part} of this history's checkpoint was not loaded. Load it too. {NEW_RUN}"
             )
     if history.others:
         raise ValueError(
@@ -41,24 +41,35 @@ def check_same_run(trainer) -> None:
             "train_model would neither update nor save. Continue in a training loop of your own. "
             + NEW_RUN
         )
+    is_new = not history.minibatch_loss
     size = first_batch_size(trainer.train_batches, history.seed)
-    check_batches(history, len(trainer.train_loader), size)
+    start_or_check_batches(history, len(trainer.train_loader), size)
     settings = describe_settings(trainer)
-    for name, now in settings.items():
-        before = history.settings.get(name, now)
-        if before != now:
-            raise ValueError(f"{name}: this run began with {before}; now it is {now}. {NEW_RUN}")
-    check_modes(history, trainer.model, is_new=not history.settings)
-    if not history.minibatch_loss:
-        # Only for a new run, and where no workers have to start for it.
-        for batches in (trainer.valid_batches, trainer.test_batches):
-            if batches.view is not None and batches.loader.num_workers == 0:
-                first_batch(batches, history.seed)
+    for name, setting in settings.items():
+        expected = setting if is_new else history.settings.get(name, setting)
+        if setting != expected:
+            raise ValueError(f"{name} is {setting}, but this run began with {expected}. {NEW_RUN}")
+    start_or_check_modes(history, trainer.model)
+    if is_new:
+        check_evaluation_batches(trainer)
     history.settings = settings
 
 
-def check_batches(history, num_batches: int, batch_size: int) -> None:
-    """Compare the number of batches and the size of the first (0: unknown), or note them."""
+def check_evaluation_batches(trainer) -> None:
+    """Look at a batch for validation and testing now, instead of after the first epoch.
+
+    Not where workers are used: a dataset that this process has touched may open files that the
+    workers can't share.
+    """
+    loaders = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
+    if all(getattr(loader, "num_workers", 0) == 0 for loader in loaders):
+        for batches in (trainer.valid_batches, trainer.test_batches):
+            if batches.view is not None:
+                first_batch(batches, trainer.history.seed)
+
+
+def start_or_check_batches(history, num_batches: int, batch_size: int) -> None:
+    """Compare the number of batches and the size of the first (0 if unknown), or record them."""
     if not history.minibatch_loss:
         history.batches_per_epoch, history.batch_size = num_batches, batch_size
     if history.batch_size == 0:
@@ -69,6 +80,11 @@ def check_batches(history, num_batches: int, batch_size: int) -> None:
             f"train_loader has {num_batches} batches, the first of {batch_size} examples; this run "
             f"began with {history.batches_per_epoch} batches, the first of {history.batch_size}. "
             f"Check its batch size and its dataset. {NEW_RUN}"
+        )
+    if not 0 <= history.batch <= history.batches_per_epoch:
+        raise ValueError(
+            f"This history has {len(history.minibatch_loss)} losses and {history.epoch} epochs of "
+            f"{history.batches_per_epoch} batches, which don't fit together. {NEW_RUN}"
         )
 
 
@@ -87,9 +103,9 @@ def describe_settings(trainer) -> dict[str, str]:
 
 
 def describe_dataset(dataset) -> str:
-    """Return the length of a dataset, and the indices of each Subset that it is or holds.
+    """Return the length of a dataset, with a hash of the indices of each Subset in it.
 
-    Other datasets inside it don't count: it may open them only when it is first used.
+    Other datasets inside of it are not compared, since it may open them only when it is used.
     """
     length = "an unknown number of" if length_of(dataset) is None else length_of(dataset)
     subsets = [part for part in find_parts(dataset) if isinstance(part, Subset)]
@@ -98,32 +114,31 @@ def describe_dataset(dataset) -> str:
 
 
 def hash_indices(subset: Subset) -> str:
-    """Return eight digits that differ when the indices do, whatever type of sequence holds them."""
+    """Return eight hexadecimal digits: equal for equal indices in any type of sequence."""
     indices = np.asarray(subset.indices)
     if indices.dtype.kind in "iu":
         return hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:8]
     return hashlib.sha256(repr([*subset.indices]).encode()).hexdigest()[:8]
 
 
-def check_modes(history, model, is_new: bool) -> None:
-    """Compare which modules are in eval mode, or note it for a new run.
-
-    A model that is in eval mode as a whole has been evaluated in between: its modules are put back
-    into the modes that the run began with.
-    """
+def start_or_check_modes(history, model) -> None:
+    """Compare which modules are in eval mode, or record it for a new run."""
+    # By names without wrappers: "" is the model itself, inside of its wrappers.
     modules = {without_wrappers(name): module for name, module in model.named_modules()}
-    if not model.training:
+    is_new = not history.minibatch_loss or not history.settings
+    if not modules[""].training:
+        # Evaluation often ends without model.train(). Restore the modes that the run began with.
         model.train()
-        for name in history.eval_modules:
+        for name in () if is_new else history.eval_modules:
             if name in modules:
                 modules[name].training = False
-    now = [name for name, module in modules.items() if not module.training]
+    eval_modules = [name for name, module in modules.items() if not module.training]
     if is_new:
-        history.eval_modules = now
-    if now != history.eval_modules:
+        history.eval_modules = eval_modules
+    if eval_modules != history.eval_modules:
         raise ValueError(
-            f"Modules in eval mode: this run began with {name_some(history.eval_modules)}; now it "
-            f"is {name_some(now)}. Call eval() or train() on those that differ. {NEW_RUN}"
+            f"Modules in eval mode are {name_some(eval_modules)}, but this run began with "
+            f"{name_some(history.eval_modules)}. Call eval() or train() on the others. {NEW_RUN}"
         )
 
 
@@ -222,14 +237,14 @@ def check_equal(saved: dict, expected: dict) -> None:
         if saved_names is None:
             raise ValueError(f"it was saved without a {part}. Load it without one too")
         for name in [*expected_names, *saved_names]:
-            in_file, in_yours = (
+            in_file, in_model = (
                 saved_names.get(name, "missing"),
                 expected_names.get(name, "missing"),
             )
-            if in_file != in_yours:
+            if in_file != in_model:
                 raise ValueError(
                     f"it belongs to a different {part}: {name} is {in_file} in the file and "
-                    f"{in_yours} in yours. {advice(part, saved_names, expected_names)}"
+                    f"{in_model} in yours. {advice(part, saved_names, expected_names)}"
                 )
 
 
@@ -242,10 +257,10 @@ def advice(part: str, saved_names: dict, expected_names: dict) -> str:
     sentences = []
     for inside in sorted(saved - yours):
         wrapper, place = name_wrappers(inside), without_wrappers(inside)
-        sentences.append(f"Wrapped by {wrapper} when it was saved: wrap {place} now too")
+        sentences.append(f"Wrapped by {wrapper} when it was saved. Wrap {place} now too")
     for inside in sorted(yours - saved):
         wrapper = name_wrappers(inside)
-        sentences.append(f"Wrapped by {wrapper} now, but not then: use what is inside, {inside}")
+        sentences.append(f"Wrapped by {wrapper} now, but not when saved. Use {inside} instead")
     return ". ".join(sentences or [create])
 
 

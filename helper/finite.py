@@ -17,9 +17,10 @@ def find_not_finite(
 ) -> str | None:
     """Return the name of a tensor that must not be saved, or None.
 
-    Trained parameters and the tensors of optimizers must be finite. The rest of a model (buffers,
-    frozen parameters), and the modules among `others`, must not be NaN, but may be infinite, as the
-    mask of an attention layer is: all tensors of the model or those that `may_be_infinite` names.
+    Trained parameters and the tensors of optimizers must be finite. The rest of the model and of
+    the modules among `others` (buffers, frozen parameters) must not be NaN. It may be infinite, as
+    the mask of an attention layer is; in `model`, only the tensors that `may_be_infinite` names, if
+    that is given.
     """
     others = others or {}
     optimizers = {"optimizer": optimizer}
@@ -39,10 +40,9 @@ def find_not_finite(
         parameters = dict(module.named_parameters(remove_duplicate=False))
         for name, value in module.state_dict().items():
             kind = kind_of_numbers(value)
-            infinite_on_purpose = id(parameters.get(name)) not in trained and (
-                prefix or may_be_infinite is None or name in may_be_infinite
-            )
-            if kind == NAN or (kind == INFINITE and not infinite_on_purpose):
+            is_trained = name in parameters and id(parameters[name]) in trained
+            is_allowed = prefix != "" or may_be_infinite is None or name in may_be_infinite
+            if kind == NAN or (kind == INFINITE and (is_trained or not is_allowed)):
                 return f"{prefix}.{name}".strip(".")
     return None
 
@@ -53,7 +53,10 @@ def find_infinite(model: nn.Module) -> set[str]:
 
 
 def kind_of_numbers(value) -> str:
-    """Return NAN or INFINITE for a tensor with such an element (NAN first), otherwise FINITE."""
+    """Return NAN or INFINITE for a tensor with such an element (NAN first), otherwise FINITE.
+
+    Lazy, sparse and meta tensors count as FINITE.
+    """
     if not isinstance(value, torch.Tensor) or nn.parameter.is_lazy(value):
         return FINITE
     if value.layout != torch.strided or value.is_meta:

@@ -17,13 +17,13 @@ class History:
     minibatch_loss: list[float] = field(default_factory=list)  # one value per batch
     train_acc: list[float] = field(default_factory=list)  # percent, one value per epoch
     valid_acc: list[float] = field(default_factory=list)  # percent, one value per epoch
-    learning_rate: list[float] = field(default_factory=list)  # that of each epoch's last batch
-    # These are 0 or empty until `train_model` begins, which compares them whenever it continues.
+    learning_rate: list[float] = field(default_factory=list)  # of each epoch's last batch
+    # 0 or empty until `train_model` starts the run. After that, every call compares them.
     batches_per_epoch: int = 0
     batch_size: int = 0  # examples in the first batch
     settings: dict[str, str] = field(default_factory=dict)  # what else must stay the same, in words
-    eval_modules: list[str] = field(default_factory=list)  # trained in eval mode, frozen BatchNorm
-    # What else was in the checkpoint that this was loaded from. Neither saved nor compared.
+    eval_modules: list[str] = field(default_factory=list)  # trained in eval mode: frozen BatchNorm
+    # About the checkpoint that this was loaded from. Neither saved nor compared.
     not_loaded: tuple[str, ...] = field(default=(), repr=False, compare=False)
     others: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
@@ -54,7 +54,7 @@ class History:
         return f"{epochs} and {self.batch} of {self.batches_per_epoch} batches"
 
     def state_dict(self) -> dict:
-        """Return everything that is saved."""
+        """Return everything that is saved; the lists are not copied."""
         state = dict(vars(self))
         del state["not_loaded"], state["others"]
         return state
@@ -64,8 +64,10 @@ class History:
         vars(self).update(state)
 
     def continues(self, other: "History") -> bool:
-        """Return whether `other` is a beginning of this run, or all of it."""
-        if self.seed != other.seed or (self.settings and other.settings not in ({}, self.settings)):
+        """Return whether `other` is this run at an earlier point, or at this one."""
+        if self.seed != other.seed:
+            return False
+        if self.settings and other.settings and self.settings != other.settings:
             return False
         for name in CURVES:
             curve = getattr(other, name)
@@ -76,6 +78,8 @@ class History:
 
 def is_valid_state(state) -> bool:
     """Return whether a value has the form of a History's `state_dict`."""
+    if not isinstance(state, dict):
+        return False
     expected = History().state_dict()
     if {name: type(value) for name, value in state.items()} != {
         name: type(value) for name, value in expected.items()

@@ -26,14 +26,24 @@ class Stream(IntEnum):
     TRAIN_ACCURACY = 4
     VALID_ACCURACY = 5
     TEST_ACCURACY = 6
+    EVALUATION = 7  # what the model draws while accuracies are computed
 
 
-GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
-# What can't hold a generator, or isn't looked into.
-LEAVES = (str, bytes, int, float, complex, type(None), torch.Tensor, np.ndarray, type)
-LEAVES += (types.ModuleType,)
-LARGE = 1_000  # a list or a dict with more entries is data; it isn't looked into
-MOST_OBJECTS = 10_000  # looked at from one loader
+GENERATORS = (
+    torch.Generator,
+    random.Random,
+    np.random.Generator,
+    np.random.RandomState,
+    np.random.BitGenerator,
+)
+# Never searched for generators.
+LEAVES = (
+    *(str, bytes, int, float, complex, type(None), type, types.ModuleType),
+    *(torch.Tensor, np.ndarray),
+)
+DESCRIPTORS = (types.FunctionType, property, classmethod, staticmethod)  # of a class
+LARGE = 1_000  # a list or a dict with more entries is data; it isn't searched
+MOST_OBJECTS = 10_000  # that one search visits
 
 
 def set_all_seeds(seed: int) -> None:
@@ -44,8 +54,9 @@ def set_all_seeds(seed: int) -> None:
 
 
 def set_deterministic() -> None:
-    """Let PyTorch use deterministic algorithms only, or raise a RuntimeError where there is none.
+    """Let PyTorch use deterministic algorithms only.
 
+    After this, an operation that has no such algorithm raises a RuntimeError.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
@@ -54,10 +65,10 @@ def set_deterministic() -> None:
 
 
 def seed_batch(seed: int, epoch: int, batch: int, stream: Stream, generators: Sequence = ()) -> int:
-    """Seed all random numbers for one use of one batch (from 0) of one epoch (from 1).
+    """Seed all generators for one use (`stream`) of a batch (from 0) in an epoch (from 1).
 
-    Seeds the global generators of Python, NumPy and PyTorch, and each of `generators` with a seed
-    of its own. Returns the seed of the global ones.
+    Seeds the global generators of Python, NumPy and PyTorch (CPU and CUDA), and gives each of
+    `generators` its own seed. Returns the seed of the global ones.
 
     The four numbers are mixed, so that epoch 2 of seed 123 is not epoch 1 of seed 124. Source:
     https://numpy.org/doc/stable/reference/random/bit_generators/generated/numpy.random.SeedSequence.html
@@ -78,21 +89,30 @@ def seed_generator(generator, seed: int) -> None:
     """Seed a generator of PyTorch, Python or NumPy."""
     if isinstance(generator, torch.Generator):
         generator.manual_seed(seed)
-    elif isinstance(generator, np.random.Generator):  # has no method for it
-        generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    else:
+    elif isinstance(generator, random.Random):
         generator.seed(seed)
+    elif isinstance(generator, np.random.RandomState):  # its state has half a normal number too
+        new = np.random.RandomState(type(generator._bit_generator)(seed))
+        generator.set_state(new.get_state(legacy=False))
+    else:
+        bits = getattr(generator, "bit_generator", generator)  # of a Generator, or alone
+        bits.state = type(bits)(seed).state
 
 
 def seed_loader(loader, seed: int, epoch: int, stream: Stream) -> None:
     """Make the order in which `loader` yields its examples depend on `(seed, epoch, stream)` alone.
 
-    Seeds the global generators and all that the loader, its samplers and its dataset hold, and
-    calls `set_epoch(epoch)` on each of them that has it. `find_parts` says what is found.
+    Calls `set_epoch(epoch)` on what the loader consists of (`find_parts` says what is found), and
+    seeds the global generators and those that it holds. The generators of the data are seeded
+    apart from those of the samplers: a dataset may create one more when it is used.
     """
-    parts = find_parts(loader)
-    call_set_epoch(parts, epoch)
-    seed_batch(seed, epoch, 0, stream, find_generators(parts))
+    call_set_epoch(find_parts(loader), epoch)
+    data = find_parts(getattr(loader, "dataset", None), getattr(loader, "collate_fn", None))
+    of_data = find_generators(data)
+    is_of_data = {id(generator) for generator in of_data}
+    others = [part for part in find_generators(find_parts(loader)) if id(part) not in is_of_data]
+    seed_batch(seed, epoch, 1, stream, of_data)
+    seed_batch(seed, epoch, 0, stream, others)
 
 
 def call_set_epoch(parts: list, epoch: int) -> None:
@@ -108,11 +128,12 @@ def find_generators(parts: list) -> list:
 
 
 def find_parts(*roots) -> list:
-    """Return the objects that `roots` consist of, nearest first, themselves included.
+    """Return `roots` and the objects that they hold, nearest first.
 
-    Looks into attributes, lists, tuples, dicts, partial functions, bound methods and closures.
-    Doesn't look into containers with more than 1,000 entries, global variables, sets, or what a
-    library keeps outside of Python; stops after 10,000 objects.
+    Looks into attributes (of objects and of their classes), lists, tuples, dicts, partial
+    functions, bound methods, default arguments and closures. Doesn't look into containers with more
+    than 1,000 entries, sets, global variables, or what a library keeps outside of Python; stops
+    after 10,000 objects.
     """
     found = {}  # by id, since not everything can be hashed
     waiting = deque(roots)
@@ -126,40 +147,49 @@ def find_parts(*roots) -> list:
 
 def children(part) -> Iterator:
     """Yield the objects that one object holds directly."""
-    if isinstance(part, (list, tuple)):
-        yield from part if len(part) <= LARGE else ()
-    elif isinstance(part, dict):
-        yield from part.values() if len(part) <= LARGE else ()
+    if isinstance(part, (list, tuple, deque)) and len(part) <= LARGE:
+        yield from part
+    elif isinstance(part, dict) and len(part) <= LARGE:
+        yield from part.values()
     elif isinstance(part, functools.partial):
         yield from (part.func, *part.args, *part.keywords.values())
-    elif isinstance(part, (types.MethodType, types.BuiltinFunctionType)):
+    elif isinstance(part, types.MethodType):
+        yield from (part.__self__, part.__func__)
+    elif isinstance(part, types.BuiltinFunctionType):
         yield part.__self__
     elif isinstance(part, types.FunctionType):
         yield from part.__defaults__ or ()
         yield from (part.__kwdefaults__ or {}).values()
-        yield from (part.__kwdefaults__ or {}).values()
         for cell in part.__closure__ or ():
             with contextlib.suppress(ValueError):  # a variable that has no value yet
                 yield cell.cell_contents
-    for kind in type(part).__mro__:
-        for name, value in vars(kind).items():
-            if isinstance(value, GENERATORS):
-                yield value
-            elif isinstance(value, types.MemberDescriptorType) and "__slots__" in vars(kind):
-                yield getattr(part, name, None)
+    yield from class_attributes(part)
     attributes = getattr(part, "__dict__", None)
     if isinstance(attributes, dict):
         # A loader's iterator holds its workers and queues, and nothing of the user's.
         yield from [value for name, value in attributes.items() if name != "_iterator"]
 
 
+def class_attributes(part) -> Iterator:
+    """Yield what an object has through its class: in `__slots__`, and attributes of the class."""
+    for kind in type(part).__mro__:
+        if kind.__module__.partition(".")[0] in ("builtins", "torch", "numpy", "collections"):
+            continue  # nothing of the user's
+        for name, value in vars(kind).items():
+            if isinstance(value, types.MemberDescriptorType) and "__slots__" in vars(kind):
+                yield getattr(part, name, None)
+            elif not name.startswith("__") and not isinstance(value, DESCRIPTORS):
+                yield value
+
+
 @contextlib.contextmanager
-def preserve_rng_state(device):
-    """Put the global generators of Python, NumPy and PyTorch back at the end of the block."""
+def preserve_rng_state(device: torch.device | str):
+    """Restore the global generators of Python, NumPy and PyTorch (CPU and CUDA) at the end."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    device = torch.device(device)
+    uses_cuda = torch.device(device).type == "cuda" or torch.cuda.is_initialized()
+    gpus = range(torch.cuda.device_count()) if uses_cuda else []
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(gpus, device_type="cuda"):
             yield
     finally:
         random.setstate(python_state)

@@ -9,10 +9,10 @@ import threading
 
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
-# What the stop button and Ctrl-C send; what Slurm, Kubernetes and `kill` send.
+# Jupyter's stop button and Ctrl-C send SIGINT; Slurm, Kubernetes and `kill` send SIGTERM.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What comes when a worker dies. PyTorch's handler raises an error wherever the process is then;
-# a DataLoader notices a dead worker by itself, too, within five seconds. Windows has no SIGCHLD.
+# Sent when a worker dies. PyTorch's handler raises an error wherever the process is then. A
+# DataLoader also notices by itself, within five seconds or its own timeout. Windows has no SIGCHLD.
 CHILD_DIED = getattr(signal, "SIGCHLD", None)
 
 
@@ -29,11 +29,12 @@ class DeferredSignals:
     """
 
     def __init__(self):
-        self.pending = []  # the stop signals that have come
+        self.pending: list[int] = []  # the stop signals that have come
         self.child_died = False
-        self.handlers = {}  # the handler of each deferred signal, to be put back
-        self.workers = []  # processes that this one is waiting for
-        self.fetching = False  # is it waiting for a batch?
+        self.handlers = {}  # the handler of each deferred signal, to be restored
+        self.workers = []  # the processes that this one is waiting for
+        self.fetching = False  # True while it waits for a batch
+        self.death_is_told = False  # True if a SIGCHLD comes when one of them dies
 
     def __enter__(self):
         if threading.current_thread() is not threading.main_thread():
@@ -42,6 +43,8 @@ class DeferredSignals:
             _set_SIGCHLD_handler()  # now, or PyTorch replaces ours when the first worker starts
             self.handlers[CHILD_DIED] = signal.signal(CHILD_DIED, self.defer)
         for number in STOP_SIGNALS:
+            # Leave a signal alone that is ignored, as in a shell's background jobs, or handled
+            # outside of Python (None).
             if signal.getsignal(number) not in (None, signal.SIG_IGN):
                 self.handlers[number] = signal.signal(number, self.defer)
         return self
@@ -57,32 +60,38 @@ class DeferredSignals:
         if self.child_died:
             signal.raise_signal(CHILD_DIED)
 
-    def defer(self, number, frame):
-        """Note a signal. While this process waits, a second stop signal ends the waiting."""
+    def defer(self, number: int, frame) -> None:
+        """Record a signal. A second stop signal ends a wait: it kills the workers."""
         if number == CHILD_DIED:
             self.child_died = True
         else:
             self.pending.append(number)
         if len(self.pending) < 2:
             return
-        for worker in self.workers:
-            worker.kill()
-        # With workers, wait for the first of them to die: PyTorch's own locks are free by then.
-        if self.fetching and (number == CHILD_DIED or not self.workers):
+        self.kill_workers()
+        # With workers, raise only when one has died: PyTorch holds no lock of its queues by then.
+        if self.fetching and (number == CHILD_DIED or not self.death_is_told):
             raise Stopped
 
-    def raise_if_pending(self):
+    def kill_workers(self) -> None:
+        """Kill the workers that this process is waiting for."""
+        for worker in self.workers:
+            worker.kill()
+
+    def raise_if_pending(self) -> None:
         """Raise Stopped if a stop signal has come."""
         if self.pending:
             raise Stopped
 
     @contextlib.contextmanager
-    def waiting_for(self, workers, fetching):
-        """Say that this process waits for `workers`: for a batch if `fetching`, else for their end.
+    def waiting_for(self, workers: list, fetching: bool, death_is_told: bool = False):
+        """Mark that this process waits for `workers`: for a batch if `fetching`, else to exit.
 
-        A stop that comes meanwhile turns an error into Stopped: it may have ended a worker, too.
+        If a stop signal comes meanwhile, an error becomes Stopped: the signal may be its cause.
         """
-        self.workers, self.fetching = workers, fetching
+        self.workers, self.fetching, self.death_is_told = workers, fetching, death_is_told
+        if len(self.pending) >= 2:
+            self.kill_workers()
         try:
             yield
         except Exception as error:
@@ -90,22 +99,21 @@ class DeferredSignals:
                 raise Stopped from error
             raise
         finally:
-            self.workers, self.fetching = [], False
+            self.workers, self.fetching, self.death_is_told = [], False, False
 
 
 @contextlib.contextmanager
-def stop_signals_blocked(start_method="fork"):
+def stop_signals_blocked(start_method: str | None):
     """Block stop signals in this block, and for good in the processes that it starts.
 
-    Ctrl-C goes to all processes of a group. Workers must not end by it: the process that trains
-    ends them.
+    Ctrl-C reaches every process of a group, but only the training process may end its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    if start_method != "fork":
-        # Python's own helper processes. The first would unblock the signals when it starts, and the
-        # second would block them for every process that it ever starts.
+    if start_method in ("spawn", "forkserver"):
+        # Start Python's helper processes before: starting the resource tracker unblocks the signals
+        # here, and a forkserver that starts with them blocked passes that on to all its processes.
         multiprocessing.resource_tracker.ensure_running()
     if start_method == "forkserver":
         multiprocessing.forkserver.ensure_running()

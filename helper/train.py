@@ -1,12 +1,17 @@
 """The training loop, in which every batch is a function of `(seed, epoch, batch)`.
 
-`train_model` makes a `Trainer` of its arguments and calls `fit`. Two facts carry everything: the
-history is exact after every step, and `dirty` says whether the checkpoint is behind it.
+`train_model` creates a `Trainer` and calls its `fit`. Two facts carry the rest:
+
+- The history is the position. `history.epoch` is the number of finished epochs (the length of
+  `train_acc`), and `history.batch` the number of batches trained since then. Both move when a loss
+  or an accuracy is appended, so the position is exact after every step.
+- `dirty` is True while the run has trained something that no checkpoint holds.
 """
 
 import math
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,16 +25,16 @@ from helper.batches import EpochBatches
 from helper.checkpoint import (
     load_checkpoint,
     make_checkpoint,
-    set_aside_unless_earlier,
+    set_aside_unless_earlier_state,
     write_checkpoint,
 )
-from helper.compatibility import CheckpointError, check_same_run
+from helper.compatibility import CheckpointError, start_or_check_run
 from helper.evaluation import compute_accuracy
 from helper.finite import find_infinite, find_not_finite
 from helper.history import History
 from helper.reproducibility import Stream, preserve_rng_state, seed_batch
 from helper.signals import DeferredSignals, Stopped
-from helper.verification import read_checkpoint
+from helper.verification import checkpoint_errors, read_checkpoint
 
 REMEDY = "Create the optimizer with a lower learning rate, or look at the data of that batch."
 
@@ -37,9 +42,9 @@ REMEDY = "Create the optimizer with a lower learning rate, or look at the data o
 def train_model(
     model: nn.Module,
     num_epochs: int,
-    train_loader,
-    valid_loader,
-    test_loader,
+    train_loader: Iterable,
+    valid_loader: Iterable,
+    test_loader: Iterable,
     optimizer: Optimizer,
     device: torch.device | str,
     scheduler: LRScheduler | None = None,
@@ -55,13 +60,15 @@ def train_model(
 
     The fields of `Trainer` say what each argument is. A new run starts with `History(seed=...)`.
 
-    All randomness of a batch comes from `(seed, epoch, batch)`; the global random numbers are left
-    as they were. What can change a run: a different device, number of threads or version of
-    PyTorch; what `EpochBatches` names; and generators or counters that a model keeps for itself.
+    All randomness of a batch comes from `(seed, epoch, batch)`, and the global random numbers are
+    restored at the end. A run can still change with the device, the number of threads or the
+    version of PyTorch; with a loader that `EpochBatches` lists as not covered; and with a model
+    that keeps generators or counters outside of its `state_dict`.
 
-    SIGINT (the stop button) and SIGTERM take effect between two batches: the run is saved, and the
-    same call continues it. After an error between two steps, the run is saved too; after one in the
-    middle of a step, it is rolled back to its last checkpoint.
+    SIGINT (the stop button) and SIGTERM take effect between two batches. The run is saved if it has
+    a `checkpoint_path`; then SIGINT raises a KeyboardInterrupt, and SIGTERM ends the process. The
+    same call continues the run. An error between two steps saves it too; an error inside a step
+    rolls it back to its last checkpoint.
 
     Raises a ValueError for arguments that can't be used or aren't those that this run began with, a
     FloatingPointError for a number that isn't finite, and a CheckpointError if saving fails.
@@ -89,30 +96,32 @@ class Trainer:
     """What one call of `train_model` is given, and the steps that it consists of."""
 
     # The arguments
-    model: nn.Module  # on `device` already; its parts in eval mode stay so
+    model: nn.Module  # on `device` already; frozen parts in eval mode stay in eval mode
     num_epochs: int  # the total: with a history of 2 epochs, 12 trains 10 more
-    # Each loader yields features [B, ...] and int64 targets [B], and train_loader has a length. A
-    # dataset with a method `to`, like those in helper/dataset.py, is moved to `device`.
-    train_loader: object
-    valid_loader: object
-    test_loader: object
+    # Each loader yields features [B, ...] and int64 targets [B]. If its dataset has a method `to`,
+    # like those in helper/dataset.py, the dataset is moved to `device`.
+    train_loader: Iterable  # must have a length
+    valid_loader: Iterable
+    test_loader: Iterable
     optimizer: Optimizer
     device: torch.device | str
     scheduler: LRScheduler | None = None
     history: History  # the run so far; extended in place, so that it stays in step with the model
-    # What a ReduceLROnPlateau watches ("minibatch_loss": the last), and when a scheduler steps
-    scheduler_on: str = "valid_acc"  # or "minibatch_loss"
-    scheduler_every: str = "epoch"  # or "batch"
-    checkpoint_path: str | os.PathLike | None = None  # saved after every epoch and on the way out
+    # What a ReduceLROnPlateau watches: "valid_acc", or "minibatch_loss", that of the last batch.
+    scheduler_on: str = "valid_acc"
+    # When the scheduler steps: after every "epoch" or after every "batch".
+    scheduler_every: str = "epoch"
+    checkpoint_path: str | os.PathLike | None = None  # saved after every epoch and at a stop
     checkpoint_every: int | None = None  # also saved every N batches, counted over the whole run
-    logging_interval: int | None = None  # also prints the loss every N batches of an epoch
+    logging_interval: int | None = None  # prints the loss of batches 0, N, 2N, ... of each epoch
 
     # The state of this call
-    dirty: bool = field(default=False, init=False)  # has it trained since the last save?
-    half_done: bool = field(default=False, init=False)  # inside a step, or the end of an epoch?
-    infinite: set[str] = field(default_factory=set, init=False)  # infinite tensors at the start
-    checkpoint_file: str | None = field(default=None, init=False)  # the absolute checkpoint_path
-    file_is_ours: bool = field(default=False, init=False)  # may that file be overwritten?
+    dirty: bool = field(default=False, init=False)  # True if it has trained since the last save
+    half_done: bool = field(default=False, init=False)  # True inside a step or an epoch's end
+    infinite_at_start: set[str] = field(default_factory=set, init=False)  # names of tensors
+    # The absolute path, in case the working directory changes. Messages show checkpoint_path.
+    checkpoint_file: str | None = field(default=None, init=False)
+    may_overwrite: bool = field(default=False, init=False)  # True once the file there is ours
     signals: DeferredSignals = field(default_factory=DeferredSignals, init=False)
     train_batches: EpochBatches = field(init=False)  # what the loaders yield, epoch by epoch
     valid_batches: EpochBatches = field(init=False)
@@ -128,6 +137,8 @@ class Trainer:
 
     def fit(self) -> History:
         """Train; save the run if it is stopped, and save it or roll it back if it fails."""
+        # At its end, this block delivers the signals that it has deferred. enable_grad, because the
+        # call may come from inside a torch.no_grad() block.
         with self.signals, preserve_rng_state(self.device), torch.enable_grad():
             try:
                 self.prepare()
@@ -143,12 +154,13 @@ class Trainer:
         return self.history
 
     def prepare(self) -> None:
-        """Check that the arguments belong to the run in `history`, or start a new one."""
-        self.infinite = find_infinite(self.model)
+        """Move the datasets to the device; start the run in `history`, or check that it is this."""
+        self.infinite_at_start = find_infinite(self.model)
         for loader in (self.train_loader, self.valid_loader, self.test_loader):
             if hasattr(getattr(loader, "dataset", None), "to"):
                 loader.dataset.to(self.device)
-        check_same_run(self)
+        # Sets the model's training mode too, and enters batches_per_epoch in a new history.
+        start_or_check_run(self)
 
     def train(self) -> None:
         """Train all epochs that are not done yet, and print the test accuracy."""
@@ -158,20 +170,23 @@ class Trainer:
             self.save()  # the last save may have failed
             return
         while history.epoch < self.num_epochs:
+            # A run can be stopped between the last batch of an epoch and its accuracies.
             if history.batch < history.batches_per_epoch:
                 self.train_epoch()
             self.finish_epoch()
-        test_acc = self.compute_accuracy(self.test_batches, Stream.TEST_ACCURACY)
+        test_acc = self.epoch_accuracy(self.test_batches, Stream.TEST_ACCURACY)
         print(f"Test accuracy: {test_acc:.2f}%")
 
     def train_epoch(self) -> None:
         """Train those batches of an epoch that are not trained yet."""
         history = self.history
-        num_batches, start = history.batches_per_epoch, history.batch
-        batches = self.train_batches.epoch(history.seed, history.epoch + 1, start)
+        epoch = history.epoch + 1
+        num_batches = history.batches_per_epoch
+        start = history.batch  # the batches before it are trained already
+        batches = self.train_batches.epoch(history.seed, epoch, start, num_batches=num_batches)
         with progress_bar(self.title, num_batches, start) as bar:
             for batch, (features, targets) in enumerate(batches, start):
-                seed_batch(history.seed, history.epoch + 1, batch, Stream.STEP)
+                seed_batch(history.seed, epoch, batch, Stream.STEP)
                 self.train_step(features.to(self.device), targets.to(self.device))
                 bar.update()
                 if self.logging_interval and batch % self.logging_interval == 0:
@@ -183,12 +198,17 @@ class Trainer:
                     self.save()
 
     def train_step(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """Let the optimizer take one step, and enter the loss before it in the history."""
+        """Take one step on features `[B, ...]` and int64 targets `[B]`, and record its loss.
+
+        Raises a FloatingPointError if the loss isn't finite.
+        """
         learning_rate = self.learning_rate
-        self.dirty = self.half_done = True
+        # Even the forward pass changes a model: BatchNorm updates its running statistics.
+        self.dirty = True
+        self.half_done = True
         loss = nn.functional.cross_entropy(self.model(features), targets)
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"The loss is {loss.item()} in {self.position}. {REMEDY}")
+            raise FloatingPointError(f"The loss is {loss.item()} in {self.current_batch}. {REMEDY}")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -201,13 +221,18 @@ class Trainer:
 
     def finish_epoch(self) -> None:
         """Compute the accuracies of an epoch whose batches are all trained, and save."""
-        history, title = self.history, self.title
-        train_acc = self.compute_accuracy(self.train_batches, Stream.TRAIN_ACCURACY)
-        valid_acc = self.compute_accuracy(self.valid_batches, Stream.VALID_ACCURACY)
-        self.dirty = self.half_done = True
+        history = self.history
+        title = self.title  # of this epoch: it changes when train_acc is appended
+        train_acc = self.epoch_accuracy(self.train_batches, Stream.TRAIN_ACCURACY)
+        valid_acc = self.epoch_accuracy(self.valid_batches, Stream.VALID_ACCURACY)
+        # Nothing has changed until here, so an error while computing accuracies loses nothing.
+        self.dirty = True
+        self.half_done = True
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            loss = history.minibatch_loss[-1]
-            self.scheduler.step(valid_acc if self.scheduler_on == "valid_acc" else loss)
+            if self.scheduler_on == "valid_acc":
+                self.scheduler.step(valid_acc)
+            else:
+                self.scheduler.step(history.minibatch_loss[-1])
         elif self.scheduler is not None and self.scheduler_every == "epoch":
             self.scheduler.step()
         history.train_acc.append(train_acc)
@@ -216,10 +241,16 @@ class Trainer:
         self.save()
         print(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
 
-    def compute_accuracy(self, batches: EpochBatches, stream: Stream) -> float:
-        """Return the accuracy in percent, on batches that are drawn from `(seed, epoch)`."""
-        examples = batches.epoch(self.history.seed, self.history.epoch + 1, stream=stream)
-        return compute_accuracy(self.model, examples, self.device)
+    def epoch_accuracy(self, batches: EpochBatches, stream: Stream) -> float:
+        """Return the accuracy in percent, with randomness that comes from `(seed, epoch)`."""
+        return compute_accuracy(self.model, self.seeded_batches(batches, stream), self.device)
+
+    def seeded_batches(self, batches: EpochBatches, stream: Stream) -> Iterator:
+        """Yield all batches, and seed before the model sees each: it may draw in eval mode too."""
+        seed, epoch = self.history.seed, self.history.epoch + 1
+        for batch, examples in enumerate(batches.epoch(seed, epoch, stream=stream)):
+            seed_batch(seed, epoch, batch, Stream.EVALUATION)
+            yield examples
 
     @property
     def title(self) -> str:
@@ -228,27 +259,31 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the first parameter group."""
+        """The learning rate of the first parameter group, or 0.0 if the optimizer has none."""
         return float(self.optimizer.param_groups[0].get("lr", 0.0))
 
     @property
-    def position(self) -> str:
+    def current_batch(self) -> str:
         """The batch that is next, or that failed (they count from 0), and the learning rate."""
-        batch = f"epoch {self.history.epoch + 1}, batch {self.history.batch}"
-        return f"{batch}, at learning rate {self.learning_rate:g}"
+        history = self.history
+        is_end = 0 < history.batches_per_epoch == history.batch
+        batch = "after its last batch" if is_end else f"batch {history.batch}"
+        return f"epoch {history.epoch + 1}, {batch}, at learning rate {self.learning_rate:g}"
 
     # ---- Saving, and what happens to a run that doesn't reach its end ----
 
     def save(self) -> None:
         """Make sure that all numbers are finite, and save the run if it has a checkpoint_path."""
-        if name := find_not_finite(self.model, self.optimizer, may_be_infinite=self.infinite):
-            raise FloatingPointError(f"{name} is not finite before {self.position}. {REMEDY}")
+        name = find_not_finite(self.model, self.optimizer, may_be_infinite=self.infinite_at_start)
+        if name is not None:
+            raise FloatingPointError(f"{name} is not finite at {self.current_batch}. {REMEDY}")
         if self.checkpoint_file is None:
             return
-        if not self.file_is_ours:
-            set_aside_unless_earlier(self.checkpoint_file, self.history)
-            self.file_is_ours = True
-        run = make_checkpoint(self.model, self.optimizer, self.scheduler, self.history)
+        if not self.may_overwrite:
+            set_aside_unless_earlier_state(self.checkpoint_file, self.history)
+            self.may_overwrite = True
+        with checkpoint_errors(f"{self.checkpoint_path} could not be saved"):
+            run = make_checkpoint(self.model, self.optimizer, self.scheduler, self.history)
         write_checkpoint(self.checkpoint_file, run)
         self.dirty = False
 
@@ -256,12 +291,12 @@ class Trainer:
         """Save a run that ends between two steps, and print where it is and what to do."""
         where = "in memory"
         try:
-            if self.history.minibatch_loss:
+            if self.history.minibatch_loss:  # otherwise nothing is trained
                 self.save()
                 if self.checkpoint_path is not None:
                     where = f"saved in {self.checkpoint_path}"
         except CheckpointError as error:
-            where = f"in memory only, because {error}"
+            where = f"in memory only: {str(error).rstrip('.')}"
         except FloatingPointError as error:
             self.roll_back(error)
             return
@@ -277,26 +312,33 @@ class Trainer:
             self.save_and_report(type(error).__name__, "Fix the cause and run this cell again.")
 
     def roll_back(self, error: BaseException) -> None:
-        """Put a run back to its last checkpoint, or say that it has none."""
-        failure, path = f"{type(error).__name__} in {self.position}:", self.checkpoint_file
-        advice = "recreate model, optimizer, scheduler and history, or load them from a checkpoint."
+        """Load the last checkpoint into the run, and print where it is now or what to do."""
+        failure = f"{type(error).__name__} in {self.current_batch}"
+        advice = (
+            "Recreate the model, optimizer, scheduler and history, or load them from a checkpoint."
+        )
         try:
-            if path is not None and os.path.isfile(path):
-                saved = History(**read_checkpoint(path)["history"])
-                if self.history.continues(saved):  # and isn't that of a different run
-                    load_checkpoint(path, self.model, self.optimizer, self.scheduler)
-                    self.history.load_state_dict(saved.state_dict())
-                    advice = (
-                        f"the run is back at {self.checkpoint_path}. Fix the cause and run this "
-                        "cell again."
-                    )
+            if self.load_last_checkpoint():
+                advice = f"The run is back at {self.checkpoint_path}. Fix the cause and run this "
+                advice += "cell again."
         except CheckpointError as reason:
-            advice = f"{reason} Then {advice}"
-        print(failure, advice, flush=True)
+            advice = f"{reason} {advice}"
+        print(f"{failure}. {advice}", flush=True)
+
+    def load_last_checkpoint(self) -> bool:
+        """Load the checkpoint of this run, and return whether there is one."""
+        if self.checkpoint_file is None or not os.path.isfile(self.checkpoint_file):
+            return False
+        saved = History(**read_checkpoint(self.checkpoint_file)["history"])
+        if not self.history.continues(saved):
+            return False  # the file of a different run
+        load_checkpoint(self.checkpoint_file, self.model, self.optimizer, self.scheduler)
+        self.history.load_state_dict(saved.state_dict())
+        return True
 
 
 def progress_bar(title: str, total: int, done: int) -> tqdm:
-    """Return a plain bar on stdout, gone at the end: a notebook stores nothing of it."""
+    """Return a plain progress bar on stdout that erases itself, so notebooks don't store it."""
     return tqdm(
         desc=title,
         total=total,

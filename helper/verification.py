@@ -1,4 +1,4 @@
-"""Whether a file is a checkpoint, and still the one that was saved."""
+"""Verify that a file is a checkpoint, unchanged since it was saved."""
 
 import contextlib
 import os
@@ -14,12 +14,13 @@ from helper.history import History, is_valid_state
 FORMAT = "save, load, continue 3"
 
 
-def read_checkpoint(path, map_location="cpu") -> dict:
+def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     """Return the dict in the file `path`, after making sure that it is the one that was saved.
 
-    Its tensors are mapped: they are read from the file when they are used.
+    Its tensors are mapped: they are read from the file when they are used. Raises a CheckpointError
+    if the file is missing, damaged, unsafe to load, or no checkpoint of this version.
     """
-    if not os.path.isfile(path):  # False for a folder that may not be opened, too
+    if not os.path.isfile(path):  # also False inside a folder that you may not open
         raise CheckpointError(
             f"There is no checkpoint {path}. Run the notebook that saves it first: notebook 1 "
             "saves saved_data/checkpoint.pt, notebook 4 saved_data/alexnet.pt."
@@ -42,7 +43,10 @@ def read_checkpoint(path, map_location="cpu") -> dict:
 
 
 def verify_content(path) -> None:
-    """Compare a file of `torch.save` with the CRC sums that are in it; `torch.load` does not."""
+    """Compare every record with its CRC-32 checksum, which `torch.load` doesn't do.
+
+    Raises a ValueError if one differs, or if the archive isn't like those of `torch.save`.
+    """
     if not zipfile.is_zipfile(path):
         raise ValueError(
             "it isn't a complete archive of torch.save. (Neither is a file from before PyTorch 1.6 "
@@ -51,22 +55,22 @@ def verify_content(path) -> None:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         for record in records:
-            # torch.save compresses nothing: a record that is larger than it looks is a trap. And
-            # PyTorch reads nothing of a record that is marked as a folder (bit 16).
-            if record.compress_type != zipfile.ZIP_STORED or record.external_attr & 16:
+            # torch.save never compresses: a compressed record could expand without limit. And
+            # PyTorch reads nothing of a record that has the MS-DOS mark of a folder (0x10).
+            if record.compress_type != zipfile.ZIP_STORED or record.external_attr & 0x10:
                 raise ValueError(f"torch.save writes no record like {record.filename}")
         if sum(record.file_size for record in records) > os.path.getsize(path):
             raise ValueError("its records are larger than the file")
         # Of two archives, one behind the other, zipfile reads the second, torch.load the first.
         if min(record.header_offset for record in records) > 0:
             raise ValueError("its first record isn't at its start")
-        with ThreadPoolExecutor() as threads:  # zlib computes CRC sums beside other threads
+        with ThreadPoolExecutor() as threads:  # zlib computes checksums beside other threads
             for _ in threads.map(read_record, [archive] * len(records), records):
                 pass  # raises the error of a record that is damaged
 
 
 def read_record(archive, record) -> None:
-    """Read a record of an archive, or raise a ValueError if it doesn't fit its CRC sum."""
+    """Read a record of an archive, or raise a ValueError if it doesn't fit its checksum."""
     try:
         with archive.open(record) as file:
             while file.read(2**20):
@@ -99,7 +103,7 @@ def check_format(content) -> None:
 
 
 def check_parts(checkpoint: dict) -> None:
-    """Raise an error of any type unless the parts of a checkpoint have the right form."""
+    """Raise an error of any type if a part of a checkpoint is missing or malformed."""
     description = checkpoint["description"]
     for name, value in checkpoint["model"].items():
         if dtype_and_shape(value, name) != description["model"][name].partition(";")[0]:
@@ -130,7 +134,7 @@ def check_parts(checkpoint: dict) -> None:
 
 @contextlib.contextmanager
 def checkpoint_errors(message: str):
-    """Turn every error in the block into a CheckpointError."""
+    """Turn an error in the block into a CheckpointError: `message`, a colon, and the reason."""
     try:
         yield
     except CheckpointError:

@@ -502,12 +502,12 @@ def test_a_second_signal_ends_the_waiting(tmp_path, monkeypatch, workers):
     run = hanging_run(tmp_path, workers, example=8, signals=signals, start=reading)
     waiting_for, exit_codes = DeferredSignals.waiting_for, []
 
-    def wait(signals, workers, fetching):
+    def wait(signals, workers, fetching, **more):
         if fetching and workers and len(run.history.minibatch_loss) == 1:
             os.write(writing, b"x")
         if not fetching:
             exit_codes.extend(worker.exitcode for worker in workers)
-        return waiting_for(signals, workers, fetching)
+        return waiting_for(signals, workers, fetching, **more)
 
     monkeypatch.setattr(DeferredSignals, "waiting_for", wait)
     with pytest.raises(KeyboardInterrupt):

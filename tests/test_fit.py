@@ -122,8 +122,8 @@ def test_a_wrapped_model(path, name):
     wrap, inside = WHOLE[name]
     in_file = load_advice(path, wrap(Model()), Model())
     now = load_advice(path, Model(), wrap(Model()))
-    assert f" model.{inside}." in now
-    assert " wrap model now too." in in_file
+    assert f" model.{inside} instead." in now
+    assert " Wrap model now too." in in_file
     for word in inside.split("."):
         assert WRAPPERS[word] in now
         assert WRAPPERS[word] in in_file

@@ -61,7 +61,7 @@ def subset(indices, seed=0):
 
 EVEN, ODD = range(0, 60, 2), range(1, 60, 2)
 OTHER_DATA = {
-    "3 more": (examples(), examples(63), "60 examples; now it is 63"),
+    "3 more": (examples(), examples(63), "63 examples, but this run began with 60"),
     "split": (subset(EVEN), subset(ODD), "indices"),
     "order": (subset([*range(30)]), subset([*reversed(range(30))]), "indices"),
     "in a wrapper": (Transformed(subset(EVEN)), Transformed(subset(ODD)), "indices"),
@@ -79,7 +79,7 @@ def test_a_different_dataset(kind):
     before, after, message = OTHER_DATA[kind]
     run = run_on(before)
     run.loaders[0] = DataLoader(after, 10, drop_last=True)
-    with refused(run, f"train_loader.dataset: .*{message}"):
+    with refused(run, f"train_loader.dataset is .*{message}"):
         run.train()
 
 
@@ -112,23 +112,29 @@ def one_cycle(run, total_steps=18):
 
 
 SCHEDULERS = {
-    "every": (one_cycle, one_cycle, {"scheduler_every": "batch"}, {}, "scheduler_every: .* epoch"),
-    "every, the reverse": (one_cycle, one_cycle, {}, {"scheduler_every": "batch"}, "now it is bat"),
-    "added": (lambda run: None, one_cycle, {}, {}, "no scheduler; now it is epoch"),
-    "dropped": (one_cycle, lambda run: None, {}, {}, "began with epoch; now it is no scheduler"),
+    "every": (one_cycle, one_cycle, {"scheduler_every": "batch"}, {}, "scheduler_every is epoch"),
+    "every, the reverse": (
+        one_cycle,
+        one_cycle,
+        {},
+        {"scheduler_every": "batch"},
+        "scheduler_every is bat",
+    ),
+    "added": (lambda run: None, one_cycle, {}, {}, "is epoch, but .* no scheduler"),
+    "dropped": (one_cycle, lambda run: None, {}, {}, "is no scheduler, but .* with epoch"),
     "on": (
         lambda run: ReduceLROnPlateau(run.optimizer, "max"),
         lambda run: ReduceLROnPlateau(run.optimizer, "min"),
         {},
         {"scheduler_on": "minibatch_loss"},
-        "scheduler_on: .* valid_acc; now it is minibatch_loss",
+        "scheduler_on is minibatch_loss, but .* valid_acc",
     ),
     "class": (
         lambda run: ReduceLROnPlateau(run.optimizer, "max"),
         lambda run: StepLR(run.optimizer, 1),
         {},
         {},
-        "scheduler_on: .* now it is no ReduceLROnPlateau",
+        "scheduler_on is no ReduceLROnPlateau",
     ),
 }
 
@@ -148,15 +154,15 @@ def test_a_different_scheduler(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.frozen.train(), "began with frozen, frozen.0, .* now it is none"),
-        (lambda model: model.normalize.eval(), "now it is normalize, frozen, frozen.0, ..."),
+        (lambda model: model.frozen.train(), "are none, but .* with frozen, frozen.0"),
+        (lambda model: model.normalize.eval(), "are normalize, frozen, frozen.0, ..."),
     ],
 )
 def test_a_different_mode_of_a_layer(change, message, tmp_path):
     Run().train(1, checkpoint_path=tmp_path / "run.pt")
     run = Run().load(tmp_path / "run.pt")
     change(run.model)
-    with refused(run, f"Modules in eval mode: .*{message}"):
+    with refused(run, f"Modules in eval mode .*{message}"):
         run.train()
     warm = Run().load(tmp_path / "run.pt")  # on purpose
     change(warm.model)
@@ -287,7 +293,7 @@ def test_wrappers_change_no_names_of_modes(name):
     assert inside.classify.training
     assert not inside.frozen.training
     inside.normalize.eval()
-    with refused(run, "now it is normalize"):
+    with refused(run, "eval mode are normalize"):
         run.train(4)
 
 

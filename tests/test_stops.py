@@ -391,7 +391,7 @@ def test_an_error_inside_a_step_puts_the_run_back_to_its_last_checkpoint(kind, w
         run.train(checkpoint_path=path)
     batch = {"gradient": 4}.get(kind, 3)
     assert f"{error.__name__} in epoch 2, batch {batch}, at learning rate 0.0" in run.printed
-    assert f"the run is back at {path}. Fix the cause and run this cell again." in run.printed
+    assert f"The run is back at {path}. Fix the cause and run this cell again." in run.printed
     assert (run.history.epoch, run.history.batch) == (1, 0)
     assert run.sha256() == Run().load(path).sha256()
     assert run.train().sha256() == whole  # the cause is gone: each hook fails once only
@@ -404,7 +404,7 @@ def test_without_a_checkpoint_the_message_says_that_the_run_must_be_recreated(ki
     breaks(run, 8)
     with pytest.raises(error, match=message):
         run.train()
-    assert "recreate model, optimizer, scheduler and history, or load them" in run.printed
+    assert "Recreate the model, optimizer, scheduler and history, or load them" in run.printed
 
 
 def break_the_evaluation(number):
@@ -460,7 +460,7 @@ def test_the_checkpoint_of_another_run_is_never_loaded(tmp_path):
     break_the_model(run, 3)
     with pytest.raises(Broken):
         run.train(checkpoint_path=tmp_path / "run.pt")
-    assert "recreate model" in run.printed
+    assert "Recreate the model" in run.printed
     assert (tmp_path / "run.pt").read_bytes() == before
 
 
@@ -470,7 +470,7 @@ def test_a_history_that_came_from_the_file_goes_back_to_it(tmp_path, whole):
     break_the_model(run, 1)
     with pytest.raises(Broken):
         run.train(checkpoint_path=tmp_path / "run.pt")
-    assert "the run is back at" in run.printed
+    assert "The run is back at" in run.printed
     assert run.train().sha256() == whole
 
 
@@ -506,7 +506,7 @@ def test_when_saving_fails_the_run_is_in_memory(whole, tmp_path):
     assert run.train(checkpoint_path=tmp_path / "run.pt").sha256() == whole
 
     run = Run().stop_in(2, tmp_path / "file" / "run.pt")
-    assert "the run is in memory only, because" in run.printed
+    assert "the run is in memory only: " in run.printed
     assert run.train().sha256() == whole
 
 

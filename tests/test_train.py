@@ -211,7 +211,7 @@ def test_a_buffer_that_becomes_infinite_is_never_saved(tmp_path):
     saved = run.sha256()
     spoil = at_call(2, lambda: run.model.normalize.running_var.fill_(float("inf")))
     handle = run.optimizer.register_step_post_hook(spoil)
-    with pytest.raises(FloatingPointError, match="normalize.running_var is not finite before epo"):
+    with pytest.raises(FloatingPointError, match="normalize.running_var is not finite at epo"):
         run.train(checkpoint_path=path)
     handle.remove()
     assert run.sha256() == Run().load(path).sha256() == saved
