@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import os
 
 import numpy as np
 from torch.optim.lr_scheduler import (
@@ -35,9 +36,13 @@ def check_arguments(trainer) -> None:
             setattr(trainer, name, as_positive_integer(name, getattr(trainer, name)))
     if trainer.checkpoint_every is not None and trainer.checkpoint_path is None:
         raise ValueError("checkpoint_every needs a checkpoint_path.")
+    if trainer.save_in_background and trainer.checkpoint_path is None:
+        raise ValueError("save_in_background needs a checkpoint_path.")
     check_loaders(trainer)
     check_optimizer(trainer.optimizer, trainer.model)
     if trainer.checkpoint_path is not None:
+        if os.path.isdir(trainer.checkpoint_path) or not os.fspath(trainer.checkpoint_path):
+            raise ValueError(f"checkpoint_path must name a file, not {trainer.checkpoint_path!r}.")
         describe_run(trainer.model, trainer.optimizer)  # raises for what can't be saved
     if trainer.scheduler_on not in ("valid_acc", "minibatch_loss"):
         raise ValueError('scheduler_on must be "valid_acc" or "minibatch_loss".')
@@ -69,6 +74,8 @@ def check_loaders(trainer) -> None:
 
 def check_optimizer(optimizer, model) -> None:
     """Raise a ValueError for an optimizer of a different model, or one that needs a closure."""
+    if not hasattr(optimizer, "param_groups"):
+        raise ValueError(f"optimizer must be an optimizer of torch.optim, not {optimizer!r:.50}.")
     describe_optimizer(optimizer, model)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -81,6 +88,8 @@ def check_optimizer(optimizer, model) -> None:
 def check_scheduler(trainer) -> None:
     """Raise a ValueError for a scheduler that can't be used as the other arguments say."""
     scheduler = trainer.scheduler
+    if not hasattr(scheduler, "step"):
+        raise ValueError(f"scheduler must be one of torch.optim.lr_scheduler, not {scheduler!r}.")
     describe_scheduler(scheduler, trainer.optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         if trainer.scheduler_every == "batch":

@@ -19,7 +19,7 @@ from helper.reproducibility import (
     seed_batch,
     seed_loader,
 )
-from helper.signals import DeferredSignals, block_stop_signals, stop_signals_blocked
+from helper.signals import DeferredSignals, block_stop_signals, kill, stop_signals_blocked
 
 END = object()  # comes after the last batch
 
@@ -38,8 +38,8 @@ class EpochBatches:
     Four things are not covered: samplers that adapt to the losses, since all indices of an epoch
     are drawn when it starts; samplers that count how often they are iterated (give them a method
     `set_epoch`); random numbers that `worker_init_fn` draws; and generators that `find_parts` can't
-    find (in global variables or sets, or in a list of more than 1,000 entries) or that are created
-    after a process has fetched its first batch of an epoch.
+    find (in global variables or sets, or in a list of more than 1,000 entries) or that are
+    created after a process has fetched its first batch of an epoch.
     """
 
     def __init__(
@@ -132,10 +132,8 @@ class EpochBatches:
 
     def open(self, loader: Iterable) -> None:
         """Start to iterate over a loader, with workers that stop signals don't reach."""
-        if self.view is None and getattr(loader, "_iterator", None) is not None:
-            # Running persistent workers continue from their own random state, so start new ones.
-            self.iterator = loader._iterator
-            self.close()
+        if self.view is None:
+            end_persistent_workers(loader)  # they would continue from their own random state
         before = multiprocessing.active_children()
         with stop_signals_blocked(start_method_of(loader)):
             self.iterator = iter(loader)
@@ -157,12 +155,15 @@ class EpochBatches:
         iterator, workers = self.iterator, self.workers
         self.iterator, self.workers = None, []
         with self.signals.waiting_for(workers, fetching=False):
+            if self.view is None:
+                end_persistent_workers(self.loader)
+            else:
+                self.view._iterator = None
             if hasattr(iterator, "_shutdown_workers"):
-                owner = self.loader if self.view is None else self.view
-                owner._iterator = None
                 iterator._shutdown_workers()
+            iterator = None  # a generator that holds a loader's iterator shuts it down now
             for worker in workers:
-                worker.kill()  # SIGTERM, which PyTorch has sent, is blocked there
+                kill(worker)  # SIGTERM, which PyTorch has sent, is blocked there
                 worker.join()
 
 
@@ -173,13 +174,13 @@ class SeededDataset(Dataset):
         self.dataset = loader.dataset
         self.collate_fn = loader.collate_fn
         self.has_batches = loader.batch_sampler is not None
-        self.process_and_epoch = None  # for which the generators were found
+        self.found_for = None  # the process, epoch and stream for which they were found
         self.generators = []
 
     def __getitem__(self, key):
         (seed, epoch, batch, stream), indices = key
-        if self.process_and_epoch != (os.getpid(), epoch):
-            self.process_and_epoch = (os.getpid(), epoch)
+        if self.found_for != (os.getpid(), epoch, stream):
+            self.found_for = (os.getpid(), epoch, stream)
             # A worker has its own copy of the dataset. set_epoch may replace its generators.
             call_set_epoch(find_parts(self.dataset, self.collate_fn), epoch)
             self.generators = find_generators(find_parts(self.dataset, self.collate_fn))
@@ -253,6 +254,14 @@ def copy_indices(indices):
     return indices.copy() if isinstance(indices, np.ndarray) else indices
 
 
+def end_persistent_workers(loader) -> None:
+    """Shut down the workers that a loader keeps, or one inside of it."""
+    for part in find_parts(loader):
+        if isinstance(part, DataLoader) and part._iterator is not None:
+            part._iterator._shutdown_workers()
+            part._iterator = None
+
+
 def start_method_of(loader) -> str | None:
     """Return how a loader starts its workers: "fork", "spawn" or "forkserver"; None without."""
     if getattr(loader, "num_workers", 0) == 0:
@@ -263,7 +272,7 @@ def start_method_of(loader) -> str | None:
 
 def index_sampler(loader: DataLoader):
     """Return what yields the indices of each batch, or of each item if there are no batches."""
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    return loader._index_sampler
 
 
 def check_examples(batch, name: str) -> None:

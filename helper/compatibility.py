@@ -109,7 +109,7 @@ def describe_dataset(dataset) -> str:
     """
     length = "an unknown number of" if length_of(dataset) is None else length_of(dataset)
     subsets = [part for part in find_parts(dataset) if isinstance(part, Subset)]
-    indices = [f", indices {hash_indices(subset)}" for subset in subsets]
+    indices = dict.fromkeys(f", indices {hash_indices(subset)}" for subset in subsets)
     return f"{length} examples" + "".join(indices)
 
 
@@ -129,9 +129,9 @@ def start_or_check_modes(history, model) -> None:
     if not modules[""].training:
         # Evaluation often ends without model.train(). Restore the modes that the run began with.
         model.train()
-        for name in () if is_new else history.eval_modules:
-            if name in modules:
-                modules[name].training = False
+        if not is_new:
+            for name, module in modules.items():
+                module.training = name not in history.eval_modules
     eval_modules = [name for name, module in modules.items() if not module.training]
     if is_new:
         history.eval_modules = eval_modules

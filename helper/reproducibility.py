@@ -41,7 +41,6 @@ LEAVES = (
     *(str, bytes, int, float, complex, type(None), type, types.ModuleType),
     *(torch.Tensor, np.ndarray),
 )
-DESCRIPTORS = (types.FunctionType, property, classmethod, staticmethod)  # of a class
 LARGE = 1_000  # a list or a dict with more entries is data; it isn't searched
 MOST_OBJECTS = 10_000  # that one search visits
 
@@ -178,8 +177,8 @@ def class_attributes(part) -> Iterator:
         for name, value in vars(kind).items():
             if isinstance(value, types.MemberDescriptorType) and "__slots__" in vars(kind):
                 yield getattr(part, name, None)
-            elif not name.startswith("__") and not isinstance(value, DESCRIPTORS):
-                yield value
+            elif name != "__dict__":
+                yield value  # methods too: one may have a generator as a default argument
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import os
 import signal
 import threading
 
@@ -76,7 +77,7 @@ class DeferredSignals:
     def kill_workers(self) -> None:
         """Kill the workers that this process is waiting for."""
         for worker in self.workers:
-            worker.kill()
+            kill(worker)
 
     def raise_if_pending(self) -> None:
         """Raise Stopped if a stop signal has come."""
@@ -100,6 +101,15 @@ class DeferredSignals:
             raise
         finally:
             self.workers, self.fetching, self.death_is_told = [], False, False
+
+
+def kill(worker) -> None:
+    """Kill a worker process, whoever its parent is."""
+    worker.kill()
+    if hasattr(worker, "_start_method") and worker._start_method == "forkserver":
+        # Where the forkserver has died before, kill() takes its children for dead.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@
 - `dirty` is True while the run has trained something that no checkpoint holds.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from helper.arguments import check_arguments
+from helper.background import BackgroundWriter
 from helper.batches import EpochBatches
 from helper.checkpoint import (
     load_checkpoint,
@@ -54,6 +56,7 @@ def train_model(
     scheduler_every: str = "epoch",
     checkpoint_path: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
+    save_in_background: bool = False,
     logging_interval: int | None = None,
 ) -> History:
     """Train `model` until `num_epochs` epochs are done in total, and return its history.
@@ -87,6 +90,7 @@ def train_model(
         scheduler_every=scheduler_every,
         checkpoint_path=checkpoint_path,
         checkpoint_every=checkpoint_every,
+        save_in_background=save_in_background,
         logging_interval=logging_interval,
     ).fit()
 
@@ -113,6 +117,9 @@ class Trainer:
     scheduler_every: str = "epoch"
     checkpoint_path: str | os.PathLike | None = None  # saved after every epoch and at a stop
     checkpoint_every: int | None = None  # also saved every N batches, counted over the whole run
+    # Train on while a thread writes the file. It takes the memory of one more run: a copy of model,
+    # optimizer and scheduler. If a write fails, the next save or the end raises the error.
+    save_in_background: bool = False
     logging_interval: int | None = None  # prints the loss of batches 0, N, 2N, ... of each epoch
 
     # The state of this call
@@ -122,6 +129,8 @@ class Trainer:
     # The absolute path, in case the working directory changes. Messages show checkpoint_path.
     checkpoint_file: str | None = field(default=None, init=False)
     may_overwrite: bool = field(default=False, init=False)  # True once the file there is ours
+    writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
+    being_written: int = field(default=0, init=False)  # entries of the history that it writes
     signals: DeferredSignals = field(default_factory=DeferredSignals, init=False)
     train_batches: EpochBatches = field(init=False)  # what the loaders yield, epoch by epoch
     valid_batches: EpochBatches = field(init=False)
@@ -143,6 +152,7 @@ class Trainer:
             try:
                 self.prepare()
                 self.train()
+                self.finish_saving()
             except Stopped:
                 self.save_and_report("Stopped", "Run this cell again to continue.")
             except BaseException as error:
@@ -284,15 +294,40 @@ class Trainer:
             self.may_overwrite = True
         with checkpoint_errors(f"{self.checkpoint_path} could not be saved"):
             run = make_checkpoint(self.model, self.optimizer, self.scheduler, self.history)
-        write_checkpoint(self.checkpoint_file, run)
-        self.dirty = False
+        if self.save_in_background:
+            self.finish_saving()
+            self.writer.start(self.checkpoint_file, run)
+            self.being_written = self.num_entries
+        else:
+            write_checkpoint(self.checkpoint_file, run)
+            self.dirty = False
+
+    def finish_saving(self) -> None:
+        """Wait for a save in the background, if there is one; raise a CheckpointError if it failed.
+
+        Only now is it known that the file is complete, so only now may the run be called clean.
+        """
+        being_written, self.being_written = self.being_written, 0
+        self.writer.wait()
+        if being_written == self.num_entries:
+            self.dirty = False
+
+    @property
+    def num_entries(self) -> int:
+        """How many losses and accuracies the history has: what it has is never changed."""
+        return len(self.history.minibatch_loss) + len(self.history.train_acc)
 
     def save_and_report(self, event: str, advice: str) -> None:
         """Save a run that ends between two steps, and print where it is and what to do."""
         where = "in memory"
         try:
             if self.history.minibatch_loss:  # otherwise nothing is trained
+                with contextlib.suppress(
+                    CheckpointError
+                ):  # this save is in place of one that failed
+                    self.finish_saving()
                 self.save()
+                self.finish_saving()
                 if self.checkpoint_path is not None:
                     where = f"saved in {self.checkpoint_path}"
         except CheckpointError as error:
@@ -304,6 +339,10 @@ class Trainer:
 
     def recover(self, error: BaseException) -> None:
         """Save a run that failed between two steps; roll back one that failed inside a step."""
+        try:
+            self.finish_saving()
+        except CheckpointError as reason:
+            print(reason, flush=True)
         if not self.dirty or isinstance(error, CheckpointError):
             return  # nothing was trained since the last save, or only saving has failed
         if self.half_done or isinstance(error, FloatingPointError):
