@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -11,58 +13,90 @@ from audit.report import format_report
 from audit.runs import Options
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message):
+        self.exit(2, f"python -m audit: {message} (see python -m audit --help)\n")
+
+
 def parse_arguments(arguments: list[str]) -> tuple[Options, Path | None]:
-    """Return the options, and the file for the results; exits with status 2 if they can't be used."""
-    parser = argparse.ArgumentParser(
+    """Return the options, and the file for the results; exit with status 2 if they are wrong."""
+    parser = Parser(
         prog="python -m audit",
         usage="%(prog)s [options] script.py [arguments of the script]",
         description="Is a training run that is killed and started again the same run?",
         epilog="Exit status: 0 it continues exactly, 1 it doesn't, 2 it could not be audited.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("script", type=Path, help="the training script")
+    add("script", type=script, help="the training script")
     add("arguments", nargs=argparse.REMAINDER, help="its arguments, in every start")
-    add("--again", default="", metavar="'ARGS'", help="arguments from the second start on")
-    add("--link", action="append", default=[], metavar="PATH[=NAME]", help="an input to be there")
+    add("--again", default=[], type=words, metavar="'ARGS'", help="more, from the second start on")
+    add("--link", action="append", default=[], type=link, metavar="PATH[=NAME]", help="an input")
     add("--seed", type=int, metavar="N", help="seed before the script starts")
     add("--max-steps", type=positive, metavar="N", help="end every run after N steps")
     add("--every", type=positive, default=1, metavar="N", help="hash every Nth step")
     add("--stops", type=steps, metavar="N,N", help="kill after these steps instead of chosen ones")
     add("--signal", default="KILL", choices=["KILL", "TERM", "INT"], help="what to kill it with")
-    add("--json", type=Path, metavar="FILE", help="also write the results to a file")
-    add("--timeout", type=float, default=3600.0, metavar="SECONDS", help="for one start")
-    given = parser.parse_args(arguments)
-    if not given.script.is_file():
-        sys.exit(usage_error(f"There is no script {given.script}."))
-    for link in given.link:
-        if not Path(link.partition("=")[0]).exists():
-            sys.exit(usage_error(f"--link: there is no {link.partition('=')[0]}."))
-    options = Options(
-        script=given.script.resolve(),
-        arguments=given.arguments,
-        again=given.again,
-        links=given.link,
-        seed=given.seed,
-        max_steps=given.max_steps,
-        every=given.every,
-        stops=given.stops,
-        signal=getattr(signal, f"SIG{given.signal}"),
-        timeout=given.timeout,
-    )
-    return options, given.json
+    add("--json", type=output_file, metavar="FILE", help="also write the results to a file")
+    add("--timeout", type=seconds, default=3600.0, metavar="SECONDS", help="for one start")
+    given = vars(parser.parse_args(arguments))
+    json_file = given.pop("json")
+    links = given.pop("link")
+    given["signal"] = getattr(signal, f"SIG{given['signal']}")
+    return Options(links=links, **given), json_file
 
 
-def usage_error(message: str) -> int:
-    """Print one line, and return the status for it."""
-    print(f"python -m audit: {message}", file=sys.stderr)
-    return 2
+def script(text: str) -> Path:
+    """Return the path of a script that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no script {text}")
+    return Path(text).resolve()
+
+
+def words(text: str) -> list[str]:
+    """Return the arguments in a text, as a shell would split it."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {text}") from None
+
+
+def link(text: str) -> str:
+    """Return PATH or PATH=NAME, if the path exists and the name lies in the folder of the runs."""
+    path, _, name = text.partition("=")
+    if not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"there is no {path}")
+    place = os.path.normpath(os.path.join("/work/run/here", name or Path(path).name))
+    if not place.startswith("/work/") or place in ("/work/run", "/work/run/here", "/work/tmp"):
+        raise argparse.ArgumentTypeError(f"{name or path} isn't a name below ../..: use PATH=NAME")
+    return text
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file that can be written."""
+    if not Path(text).absolute().parent.is_dir() or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} can't be written")
+    return Path(text)
 
 
 def positive(text: str) -> int:
     """Return a positive integer."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a positive integer")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a positive number of seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
 
 
 def steps(text: str) -> list[int]:

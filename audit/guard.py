@@ -7,11 +7,14 @@ from pathlib import Path
 
 # Events of sys.addaudithook that change files, and which of their arguments are paths.
 CHANGES = {
+    "os.chmod": (0,),
+    "os.chown": (0,),
     "os.mkdir": (0,),
     "os.remove": (0,),
     "os.rename": (0, 1),
     "os.rmdir": (0,),
     "os.truncate": (0,),
+    "os.utime": (0,),
     "os.link": (1,),
     "os.symlink": (1,),
     "shutil.rmtree": (0,),
@@ -47,15 +50,15 @@ class Guard:
             return writer(file, *arguments, **settings)
 
         torch._C.PyTorchFileWriter = guarded_writer
-        torch.jit.save = self.guarded(torch.jit.save, 1)
+        torch.jit.save = self.guarded(torch.jit.save, 1, "f")
+        torch.jit.ScriptModule.save = self.guarded(torch.jit.ScriptModule.save, 1, "f")
 
-    def guarded(self, function, place):
+    def guarded(self, function, place, name):
         """Return a function that checks one of its arguments, a path, before it is called."""
 
-        def call(*arguments, **settings):
-            if len(arguments) > place:
-                self.check(arguments[place])
-            return function(*arguments, **settings)
+        def call(*arguments, **named):
+            self.check(arguments[place] if len(arguments) > place else named.get(name))
+            return function(*arguments, **named)
 
         return call
 
@@ -66,17 +69,17 @@ class Guard:
             writes = bool(flags & WRITING) if isinstance(flags, int) else False
             if writes or (isinstance(mode, str) and set(mode) & set("wax+")):
                 self.check(path)
-        elif event in CHANGES:
+        elif event in CHANGES and not changes_nothing(event, arguments[0]):
             for place in CHANGES[event]:
                 self.check(arguments[place])
-        elif event == "import" and arguments[0] == "safetensors.torch":
+        elif event == "import" and str(arguments[0]).startswith("safetensors."):
             self.watch_safetensors()
 
     def watch_safetensors(self):
         """Check the path of safetensors' own writer, which is written in Rust."""
         module = sys.modules.get("safetensors")
         if module is not None and not hasattr(module.serialize_file, "guarded"):
-            module.serialize_file = self.guarded(module.serialize_file, 1)
+            module.serialize_file = self.guarded(module.serialize_file, 1, "filename")
             module.serialize_file.guarded = True
 
     def check(self, path):
@@ -84,15 +87,24 @@ class Guard:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return  # an open file, or its number
         path = os.path.realpath(os.fsdecode(path))
-        if is_inside(path, self.run_folder):
+        if is_inside(path, self.run_folder) or "__pycache__" in Path(path).parts:
             return
-        is_users = any(is_inside(path, folder) for folder in self.protected)
-        if not is_users and any(is_inside(path, folder) for folder in self.allowed):
-            return
-        if "__pycache__" in Path(path).parts:
-            return
+        if depth_of(path, self.allowed) > depth_of(path, self.protected):
+            return  # a cache in the user's folder is still a cache
         self.report(path)
         os._exit(3)
+
+
+def changes_nothing(event, path):
+    """Return whether a call has no effect: a folder that is there, a file that isn't."""
+    if event == "os.mkdir":
+        return os.path.isdir(path)
+    return event == "os.remove" and not os.path.lexists(path)
+
+
+def depth_of(path, folders):
+    """Return the length of the longest of these folders that a path lies in."""
+    return max((len(folder) for folder in folders if is_inside(path, folder)), default=0)
 
 
 def is_inside(path, folder):

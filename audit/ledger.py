@@ -1,6 +1,5 @@
 """The ledger of a run: a row of hashes for every optimizer step, and what the rows consist of."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -95,22 +94,27 @@ def add_tensor(digest, tensor) -> None:
 def hash_tensors(prefix: str, value, depth: int = 4) -> dict[str, str]:
     """Return the hash of each tensor and number in what a module was given, by its place.
 
-    Tensors that were computed from weights are left out: they belong to the gradient.
+    Tensors that were computed from weights, and modules, are left out: they belong to the gradient.
+    Of objects of other kinds, only the tensors in their attributes count.
     """
     import torch
 
     if isinstance(value, torch.Tensor):
-        return {} if value.grad_fn is not None else {prefix: hash_value(value)}
-    if isinstance(value, (bool, int, float, str)) or hasattr(value, "tobytes"):
+        computed = value.grad_fn is not None or isinstance(value, torch.nn.Parameter)
+        return {} if computed else {prefix: hash_value(value)}
+    if isinstance(value, (bool, int, float, str)) or type(value).__module__ == "numpy":
         return {prefix: hash_value(value)}
-    if depth == 0:
+    if depth == 0 or isinstance(value, (torch.nn.Module, torch.fx.Proxy)):
         return {}
     if isinstance(value, Mapping):
         items = [(f"{prefix}.{key}", item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         items = [(f"{prefix}.{number}", item) for number, item in enumerate(value)]
-    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
-        items = [(f"{prefix}.{name}", item) for name, item in vars(value).items()]
+    elif hasattr(value, "__dict__"):
+        kinds = (torch.Tensor, Mapping, list, tuple)
+        items = [
+            (f"{prefix}.{n}", item) for n, item in vars(value).items() if isinstance(item, kinds)
+        ]
     else:
         return {}
     found = {}

@@ -3,12 +3,11 @@
 The audit starts this file once for each run: `python record.py SETTINGS`, a JSON file.
 """
 
-import gc
 import json
 import os
 import random
-import signal
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -17,9 +16,14 @@ if __name__ == "__main__":  # started as a file: make `audit` importable until t
 
 from audit.guard import Guard
 from audit.ledger import hash_tensors, hash_value, read_ledger
+from audit.owners import find_owners, join, plain, variables_of
 
 # Not a checkpoint, even if it grows at every step.
 LOGS = (".log", ".txt", ".csv", ".json", ".jsonl", ".yaml", ".yml", ".md", ".png", ".pyc", ".lock")
+NO_CALL = (
+    "no module with these parameters was called with gradients enabled (a compiled function around "
+    "the model?)"
+)
 
 
 class Recorder:
@@ -29,32 +33,31 @@ class Recorder:
         self.settings = settings
         self.ledger = open(settings["ledger"], "a", buffering=1)  # noqa: SIM115, open to the end
         self.process = os.getpid()
+        self.main = None  # the script's module
         self.rows = 0  # steps of all optimizers, in this process
-        self.calls = []  # of outermost modules since the last step
-        self.depth = 0  # of calls of modules
-        self.loaders = 0  # how often a DataLoader was iterated since the last step
-        self.before = []  # what was recorded at the start of steps that are not finished yet
-        self.optimizers = []  # in the order of their first steps
-        self.owners = {}  # for each optimizer: its modules, and the name of each parameter
+        self.optimizers = {}  # by name, in the order of their first steps
+        self.owners = {}  # of an optimizer, by its id: names of parameters, outermost modules
         self.scalers = []
         self.files = None  # in the run's folder: their sizes and times
+        self.depth = 0  # of calls of modules
+        self.begun = []  # what was recorded at the start of steps that are not finished yet
+        self.last = (None, [])  # the optimizer of the last row, and the calls before it
         self.reference = where_weights_were(settings["reference"])
-        self.position = (
-            None if self.reference else 0
-        )  # how many steps were done before this process
+        # How many steps were done before this process; None until it is known.
+        self.position = None if self.reference else 0
+        self.start_row()
+
+    def start_row(self):
+        """Forget what belongs to the last step."""
+        self.calls = []  # of outermost modules
+        self.buffers = {}  # their buffers before the last of these calls
+        self.skipped = []  # the loss scales of steps that were skipped
+        self.loaders = 0  # how often a DataLoader was iterated
+        self.saved = None  # the files that were saved; None before anybody looked
 
     def write(self, **row):
         """Append a row to the ledger."""
         self.ledger.write(json.dumps(row) + "\n")
-
-    def is_elsewhere(self):
-        """Return whether this is a child process, and note that it takes steps."""
-        if os.getpid() == self.process:
-            return False
-        if self.ledger is not None:
-            self.write(note="child steps")
-            self.ledger = None
-        return True
 
     # ---- What PyTorch calls ----
 
@@ -88,8 +91,11 @@ class Recorder:
             make_scaler(scaler, *arguments, **named)
 
         def recorded_update(scaler, *arguments, **named):
+            if self.calls:  # and no step since: the scaler has skipped it
+                self.skipped.append(float(scaler.get_scale()))
+                self.write(note="skipped", scale=self.skipped[-1])
+                self.calls = []
             update(scaler, *arguments, **named)
-            self.calls = []  # of a step that the scaler has skipped
 
         torch.nn.Module.__call__ = recorded_call
         DataLoader.__iter__ = recorded_iterate
@@ -103,75 +109,60 @@ class Recorder:
         in_backward = torch._C._current_graph_task_id() != -1  # checkpointing calls modules again
         if not torch.is_grad_enabled() or in_backward or os.getpid() != self.process:
             return
-        has_parameters = next(module.parameters(), None) is not None
-        if has_parameters or not self.calls:
-            training = module.training
-        else:
+        training = module.training
+        if self.calls and next(module.parameters(), None) is None:
             training = self.calls[-1]["training"]  # a loss function goes with its model
-        inputs = hash_tensors("input", arguments) | hash_tensors("input", named)
-        first = not any(
-            call["module"] is module and call["training"] == training for call in self.calls
-        )
-        buffers = hash_buffers(module) if first and self.is_hashed() else {}
+        inputs, unseen = {}, None
+        try:
+            inputs = hash_tensors("input", arguments) | hash_tensors("input", named)
+        except Exception as error:  # a traced call, for example: its tensors have no values
+            unseen = f"what the model was given can't be hashed ({type(error).__name__})"
+        if self.is_hashed():
+            for part in module.modules():
+                for name, buffer in persistent_buffers(part):
+                    self.buffers[id(part), name] = hash_value(buffer)
         self.calls.append(
-            {"module": module, "training": training, "inputs": inputs, "buffers": buffers}
+            {"module": module, "training": training, "inputs": inputs, "unseen": unseen}
         )
 
     def before_step(self, optimizer, arguments, named):
         """Record what the step starts from."""
-        if self.is_elsewhere():
+        if os.getpid() != self.process:
+            self.write(note="child steps")
             return
-        if self.files is None:
-            self.files = list_files(self.settings["run_folder"])
-        names, modules = self.find_owners(optimizer)
-        pieces = {
-            "settings": {},
-            "learning rate": {},
-        }
-        for number, group in enumerate(optimizer.param_groups):
-            for name, value in group.items():
-                if name == "lr":
-                    pieces["learning rate"][f"group {number}"] = repr(float(value))
-                elif name not in ("params", "param_names"):
-                    pieces["settings"][f"group {number}: {name}"] = hash_value(value)
-        pieces["mode"] = {}
+        name, names, modules = self.describe(optimizer)
+        pieces = {"mode": {}, "settings": {}, "learning rate": {}}
         for prefix, root in modules.items():
-            for name, module in root.named_modules():
-                pieces["mode"][join(prefix, name) or "the model"] = int(module.training)
+            for path, module in root.named_modules():
+                pieces["mode"][join(prefix, plain(path)) or "the model"] = int(module.training)
+        for number, group in enumerate(optimizer.param_groups):
+            for key, value in group.items():
+                if key == "lr":
+                    pieces["learning rate"][f"group {number}"] = repr(float(value))
+                elif key not in ("params", "param_names"):
+                    pieces["settings"][f"group {number}: {key}"] = hash_value(value)
         hashed = self.is_hashed()
         if hashed:
             pieces |= self.hash_state(optimizer, names, modules)
-            self.locate(pieces["weights"])
-        self.before.append(
-            {"optimizer": self.name_of(optimizer), "hashed": hashed, "pieces": pieces}
-        )
+            self.locate(pieces["weights"], pieces["optimizer state"])
+        self.begun.append({"optimizer": name, "hashed": hashed, "pieces": pieces})
 
     def after_step(self, optimizer, arguments, named):
         """Record what the step was made of, write the row, and end here if this is the place."""
         if os.getpid() != self.process:
             return
-        row = self.before.pop()
+        row = self.begun.pop()
         pieces, missing = row["pieces"], {}
-        calls = [call for call in self.calls if call["training"]] or self.calls
-        inputs, buffers = {}, {}
-        for number, call in enumerate(calls):
-            inputs |= {f"call {number}: {name}": h for name, h in call["inputs"].items()}
-            for name, h in call["buffers"].items():
-                buffers.setdefault(name, h)
-        if calls and row["hashed"]:
-            pieces["buffers"] = buffers  # those before the forward pass, which changes them
-        if inputs:
-            pieces["batch"] = inputs
-        elif calls:
-            missing["batch"] = "the modules were given no tensors"
+        _, names, _ = self.describe(optimizer)
+        if not self.calls and self.last[0] != row["optimizer"]:
+            self.calls = self.last[1]  # two optimizers after one backward pass
+        batch, reason = batch_of(self.calls, names)
+        if reason is None:
+            pieces["batch"] = batch
         else:
-            missing["batch"] = (
-                "no module was called with gradients enabled (a compiled function around the model?)"
-            )
-        for number, scaler in enumerate(self.scalers):
-            pieces["settings"][f"loss scale {number}"] = repr(float(scaler.get_scale()))
+            missing["batch"] = reason
+        pieces["settings"] |= self.loss_scales()
         if row["hashed"]:
-            names, _ = self.find_owners(optimizer)
             pieces["gradient"] = {
                 names[id(p)]: hash_value(p.grad)
                 for group in optimizer.param_groups
@@ -179,79 +170,124 @@ class Recorder:
                 if p.grad is not None
             }
             pieces["random state"] = random_states()
-        for piece in self.settings["without"]:
-            pieces.pop(piece, None)
-            missing[piece] = "its recording is switched off"
         saved = self.find_saves()
         self.write(step=self.rows, **row, missing=missing, loaders=self.loaders, saved=saved)
-        self.calls, self.loaders = [], 0
+        self.last = row["optimizer"], self.calls
         self.rows += 1
+        self.start_row()
         self.end_if_told(saved)
 
     # ---- What is recorded ----
 
     def is_hashed(self):
-        """Return whether the large pieces are hashed at this step: every Nth of the whole run."""
-        if self.position is None:
+        """Return whether the large pieces are hashed at this step.
+
+        That is every Nth step of the whole run, and each step after a save: runs resume there.
+        """
+        if self.position is None or self.find_saves():
             return True
         return (self.position + self.rows) % self.settings["every"] == 0
 
-    def locate(self, weights):
+    def locate(self, weights, state):
         """Find out how many steps were done before this process: where its weights were before."""
         if self.position is None:
-            steps = self.reference.get(hash_value(weights), [])
-            if len(steps) == 1:
-                self.position = steps[0] - self.rows
+            for key in (weights, [weights, state]):
+                steps = self.reference.get(hash_value(key), [])
+                if len(steps) == 1:
+                    self.position = max(0, steps[0] - self.rows)
 
     def hash_state(self, optimizer, names, modules):
         """Return hashes of the weights, the buffers and the state of an optimizer, by name."""
-        weights, state = {}, {}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                name = names[id(parameter)]
-                weights[name] = hash_value(parameter)
-                for key, value in dict(optimizer.state.get(parameter, {})).items():
-                    state[f"{name}: {key}"] = hash_value(value)
-        buffers = {}
+        weights, state, buffers = {}, {}, {}
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            name = names[id(parameter)]
+            weights[name] = hash_value(parameter)
+            for key, value in dict(optimizer.state.get(parameter, {})).items():
+                state[f"{name}: {key}"] = hash_value(value)
+        for key, value in optimizer.state.items():
+            if isinstance(key, str):
+                state[key] = hash_value(value)
         for prefix, root in modules.items():
-            buffers |= {join(prefix, name): h for name, h in hash_buffers(root).items()}
+            for path, module in root.named_modules():
+                for name, buffer in persistent_buffers(module):
+                    earlier = self.buffers.get((id(module), name))  # before the forward pass
+                    buffers[join(prefix, plain(path), name)] = earlier or hash_value(buffer)
         return {"weights": weights, "buffers": buffers, "optimizer state": state}
 
-    def find_owners(self, optimizer):
-        """Return the name of each parameter of an optimizer, and the modules that they are in."""
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
-        if id(optimizer) not in self.owners or self.owners[id(optimizer)][0] != count:
-            if not any(optimizer is other for other in self.optimizers):
-                self.optimizers.append(optimizer)
-            self.owners[id(optimizer)] = (count, *find_owners(optimizer))
-        return self.owners[id(optimizer)][1:]
+    def loss_scales(self):
+        """Return what the GradScalers multiply the loss with, and that of skipped steps before."""
+        scales = {}
+        for number, scaler in enumerate(self.scalers):
+            name = "loss scale" if number == 0 else f"loss scale {number}"
+            scales[name] = repr(float(scaler.get_scale()))
+            scales[f"{name}: steps since it grew"] = scaler.state_dict().get("_growth_tracker")
+        for number, scale in enumerate(reversed(self.skipped), 1):
+            scales[f"loss scale: {number} skipped"] = repr(scale)
+        return scales
 
-    def name_of(self, optimizer):
-        """Return a name for an optimizer that is the same in every run."""
-        names, _ = self.find_owners(optimizer)
-        first = next(iter(names.values()), "nothing")
-        return f"{type(optimizer).__name__} of {first} and {len(names) - 1} more"
+    def describe(self, optimizer):
+        """Return a name for an optimizer that is the same in every run, and what it steps."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        known = self.owners.get(id(optimizer))
+        if known is not None and known["optimizer"] is optimizer:
+            if known["count"] == len(parameters):
+                return known["name"], known["names"], known["modules"]
+            name = known["name"]
+        else:
+            name = None
+        label, names, modules = find_owners(optimizer, variables_of(self.main))
+        if name is None:
+            name = self.new_name(f"{type(optimizer).__name__} of {label}", parameters)
+            self.write(note="optimizer", optimizer=name, parameters=sorted(names.values()))
+        self.optimizers[name] = optimizer
+        self.owners[id(optimizer)] = {
+            "optimizer": optimizer,
+            "count": len(parameters),
+            "name": name,
+            "names": names,
+            "modules": modules,
+        }
+        return name, names, modules
+
+    def new_name(self, label, parameters):
+        """Return a name for a new optimizer; one that replaces an optimizer takes its name."""
+        name, number = label, 1
+        while name in self.optimizers:
+            others = {
+                id(p) for group in self.optimizers[name].param_groups for p in group["params"]
+            }
+            if others & {id(p) for p in parameters}:
+                self.owners.pop(id(self.optimizers[name]), None)
+                break
+            number += 1
+            name = f"{label}, number {number}"
+        return name
 
     def find_saves(self):
-        """Return which files have changed since the last step, if they are large enough to be one."""
-        before, self.files = self.files, list_files(self.settings["run_folder"])
-        changed = [path for path, what in self.files.items() if before.get(path) != what]
-        smallest = sum(
-            p.numel() for o in self.optimizers for g in o.param_groups for p in g["params"]
-        )
-        return changed if sum(self.files[path][0] for path in changed) >= smallest else []
+        """Return which files have changed since the last step, if they can be a checkpoint."""
+        if self.saved is None:
+            files = list_files(self.settings["run_folder"])
+            before = files if self.files is None else self.files
+            changed = [path for path, what in files.items() if before.get(path) != what]
+            weights = {
+                p: p.numel()
+                for optimizer in self.optimizers.values()
+                for group in optimizer.param_groups
+                for p in group["params"]
+            }
+            is_large = sum(files[path][0] for path in changed) >= sum(weights.values())
+            self.saved, self.files = changed if is_large else [], files
+        return self.saved
 
     # ---- The end ----
 
     def end_if_told(self, saved):
         """Kill this process if this is the step after which it has to die."""
         settings = self.settings
-        if settings["max_steps"] and self.position is not None:
-            if self.position + self.rows >= settings["max_steps"]:
-                self.write(note="max steps")
-                os._exit(0)
-        after_save = settings["kill_after_save"] and saved
-        if self.rows == settings["kill_after"] or after_save:
+        if settings["max_steps"] and (self.position or 0) + self.rows >= settings["max_steps"]:
+            self.write(note="max steps")
+            os._exit(0)
+        if self.rows == settings["kill_after"] or settings["kill_after_save"] and saved:
             settings["kill_after_save"] = False
             self.write(note="killed", step=self.rows)
             os.kill(os.getpid(), settings["signal"])
@@ -260,54 +296,35 @@ class Recorder:
         """Write a last row for each optimizer: what the run ends with."""
         if os.getpid() != self.process:
             return
-        for optimizer in self.optimizers:
-            names, modules = self.find_owners(optimizer)
+        self.saved = None
+        for optimizer in list(self.optimizers.values()):
+            name, names, modules = self.describe(optimizer)
+            self.buffers = {}
             pieces = self.hash_state(optimizer, names, modules)
-            self.write(note="end", optimizer=self.name_of(optimizer), pieces=pieces)
+            self.write(note="end", optimizer=name, pieces=pieces, saved=self.find_saves())
 
 
-def find_owners(optimizer):
-    """Return the name of each parameter of an optimizer, and the outermost modules they are in."""
-    import torch
-
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    places = {id(parameter): place for place, parameter in enumerate(parameters)}
-    modules = [m for m in gc.get_objects() if issubclass(type(m), torch.nn.Module)]
-    inner = {id(child) for module in modules for child in module._modules.values()}
-    roots = []
-    for module in modules:
-        if id(module) not in inner:
-            inside = [places[id(p)] for p in module.parameters() if id(p) in places]
-            if inside:
-                roots.append((min(inside), -len(inside), type(module).__name__, module))
-    roots.sort(key=lambda root: root[:3])
-    prefixed = {}
-    for number, (_, _, kind, module) in enumerate(roots):
-        prefix = "" if len(roots) == 1 else kind if kind not in prefixed else f"{kind} {number}"
-        prefixed[prefix] = module
-    names = {}
-    for prefix, module in prefixed.items():
-        for name, parameter in module.named_parameters():
-            if id(parameter) in places:
-                names.setdefault(id(parameter), join(prefix, name))
-    for place, parameter in enumerate(parameters):
-        names.setdefault(id(parameter), f"parameter {place}")
-    return {id(parameter): names[id(parameter)] for parameter in parameters}, prefixed
+def batch_of(calls, names):
+    """Return the hash of each tensor that the modules were given, or why there is none."""
+    calls = [call for call in calls if call["training"]] or calls
+    if not any(id(p) in names for call in calls for p in call["module"].parameters()):
+        return None, NO_CALL
+    for call in calls:
+        if call["unseen"]:
+            return None, call["unseen"]
+    batch = {}
+    for number, call in enumerate(calls):
+        batch |= {f"call {number}: {name}": value for name, value in call["inputs"].items()}
+    return (batch, None) if batch else (None, "the modules were given no tensors")
 
 
-def hash_buffers(root):
-    """Return the hash of each buffer in the state of a module."""
-    buffers = {}
-    for module_name, module in root.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                buffers[join(module_name, name)] = hash_value(buffer)
-    return buffers
-
-
-def join(*words):
-    """Return the name of something inside of something."""
-    return ".".join(word for word in words if word)
+def persistent_buffers(module):
+    """Return the buffers of a module that are in its state, with their names."""
+    return [
+        (name, buffer)
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    ]
 
 
 def random_states():
@@ -340,11 +357,14 @@ def list_files(folder):
 
 
 def where_weights_were(reference):
-    """Return at which steps of a ledger the weights with a certain hash were there."""
+    """Return the steps of a ledger by the weights, and by the weights with their state."""
     steps = {}
     for row in read_ledger(reference) if reference else []:
-        if "weights" in row.get("pieces", {}) and "note" not in row:
-            steps.setdefault(hash_value(row["pieces"]["weights"]), []).append(row["step"])
+        pieces = row.get("pieces", {})
+        if "weights" in pieces and "note" not in row:
+            weights = pieces["weights"]
+            for key in (weights, [weights, pieces.get("optimizer state")]):
+                steps.setdefault(hash_value(key), []).append(row["step"])
     return steps
 
 
@@ -354,44 +374,45 @@ def seed_everything(seed):
 
     random.seed(seed)
     torch.manual_seed(seed)
-    numpy = sys.modules.get("numpy")
+    numpy = sys.modules.get("numpy")  # PyTorch imports it, where it is installed
     if numpy is not None:
-        numpy.random.seed(seed)
+        numpy.random.seed(seed % 2**32)
 
 
-def run(settings: dict) -> None:
-    """Run the script as `python SCRIPT ARGUMENTS` would, with a recorder and a guard."""
-    recorder = Recorder(settings)
-    guard = Guard(
-        settings["run_folder"],
-        settings["protected"],
-        lambda path: recorder.write(note="outside", path=path),
-    )
-    recorder.start()
-    guard.start()
-    if settings["seed"] is not None:
-        seed_everything(settings["seed"])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        recorder.write(note="world size")
-
-    script = settings["script"]
+def new_main(script):
+    """Return the module in which a script runs, as Python makes it for `python SCRIPT`."""
     for name in [name for name in sys.modules if name == "audit" or name.startswith("audit.")]:
         del sys.modules[name]  # the script may have a module of this name
-    sys.argv = [script, *settings["arguments"]]
     main = types.ModuleType("__main__")
     main.__file__ = script
     main.__spec__ = None
     sys.modules["__main__"] = main
-    try:
-        exec(compile(Path(script).read_bytes(), script, "exec"), vars(main))
-    finally:
-        recorder.finish()
+    return main
 
 
 def start(settings: dict) -> None:
-    """Set up this process for a script, and run it."""
-    sys.path[0] = str(Path(settings["script"]).parent)
-    run(settings)
+    """Run the script as `python SCRIPT ARGUMENTS` would, with a recorder and a guard."""
+    script = settings["script"]
+    sys.path[0] = str(Path(script).parent)
+    sys.argv = [script, *settings["arguments"]]
+    recorder = Recorder(settings)
+    Guard(
+        settings["run_folder"],
+        settings["protected"],
+        lambda path: recorder.write(note="outside", path=path),
+    ).start()
+    recorder.start()
+    if settings["seed"] is not None:
+        seed_everything(settings["seed"])
+    recorder.main = new_main(script)
+    try:
+        exec(compile(Path(script).read_bytes(), script, "exec"), vars(recorder.main))
+    except Exception as error:
+        lines = "".join(traceback.format_exception_only(error)).split()
+        recorder.write(note="error", text=" ".join(lines))
+        raise
+    finally:
+        recorder.finish()
 
 
 if __name__ == "__main__":

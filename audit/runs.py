@@ -1,8 +1,8 @@
-"""Starts the runs of a script, each in a folder of its own, and ends what they leave behind."""
+"""Starts the runs of a script, each in an empty folder, and ends what they leave behind."""
 
+import contextlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +22,7 @@ class Options:
 
     script: Path
     arguments: list[str] = field(default_factory=list)
-    again: str = ""  # arguments from the second start on
+    again: list[str] = field(default_factory=list)  # more arguments, from the second start on
     links: list[str] = field(default_factory=list)  # PATH or PATH=NAME
     seed: int | None = None
     max_steps: int | None = None
@@ -30,7 +30,6 @@ class Options:
     stops: list[int] | None = None
     signal: int = signal.SIGKILL
     timeout: float = 3600.0  # seconds, for each start
-    without: tuple[str, ...] = ()  # pieces that are not recorded
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Run:
 
     rows: list[dict]  # its ledger
     status: int  # its exit status, negative for a signal
-    last_line: str  # of what it wrote to stderr: that of its traceback, if it has one
+    error: str  # the last line of its traceback, or else of what it wrote to stderr
     timed_out: bool = False
 
     @property
@@ -53,6 +52,10 @@ class Run:
     def was_killed(self) -> bool:
         return bool(self.notes("killed"))
 
+    @property
+    def has_saved(self) -> bool:
+        return any(row.get("saved") for row in self.rows)
+
 
 class Runner:
     """Starts a script again and again, under `folder`; `show(text)` shows the progress."""
@@ -60,78 +63,83 @@ class Runner:
     def __init__(self, options: Options, folder: Path, show, start_process=None):
         self.options = options
         self.folder = folder
+        self.work = folder / "work"  # the same path for every run: scripts may record it
         self.show = show
         self.start_process = start_process or start_python
         self.started = 0  # runs so far
         self.planned = 2
+        self.ledger = None  # of the last run
 
-    def new_folder(self, name: str) -> Path:
-        """Return a new folder for one experiment; the script starts two folders below it."""
-        folder = self.folder / name
-        (folder / "run" / "here").mkdir(parents=True)
-        (folder / "tmp").mkdir()
+    def new_folder(self) -> None:
+        """Make an empty folder; the script starts two folders below it."""
+        shutil.rmtree(self.work, ignore_errors=True)  # deletes links, not what they point to
+        here = self.work / "run" / "here"
+        here.mkdir(parents=True)
+        (self.work / "tmp").mkdir()
         for link in self.options.links:
-            path, _, place = link.partition("=")
-            target = folder / "run" / "here" / (place or Path(path).name)
+            path, _, name = link.partition("=")
+            target = Path(os.path.normpath(here / (name or Path(path).name)))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(os.path.abspath(path), target)
-        return folder
 
-    def run(
-        self, folder: Path, again=False, kill_after=None, kill_after_save=False, reference=None
-    ):
-        """Start the script in a folder, wait for its end, and return its Run."""
+    def run(self, again=False, kill_after=None, kill_after_save=False, reference=None) -> Run:
+        """Start the script, wait for its end, and return its Run."""
         self.started += 1
-        ledger = self.folder / f"ledger-{self.started}.jsonl"
+        options = self.options
+        self.ledger = self.folder / f"ledger-{self.started}.jsonl"
+        output = self.folder / f"stderr-{self.started}.txt"
         settings = {
-            "script": str(self.options.script),
-            "arguments": self.options.arguments
-            + (shlex.split(self.options.again) if again else []),
-            "run_folder": str(folder),
-            "protected": protected_folders(self.options),
-            "ledger": str(ledger),
+            "script": str(options.script),
+            "arguments": [*options.arguments, *(options.again if again else [])],
+            "run_folder": str(self.work),
+            "protected": protected_folders(options),
+            "ledger": str(self.ledger),
             "reference": None if reference is None else str(reference),
-            "seed": self.options.seed,
-            "max_steps": self.options.max_steps,
-            "every": self.options.every,
-            "without": self.options.without,
+            "seed": options.seed,
+            "max_steps": options.max_steps,
+            "every": options.every,
             "kill_after": kill_after,
             "kill_after_save": kill_after_save,
-            "signal": int(self.options.signal),
+            "signal": int(options.signal),
         }
-        output = self.folder / f"stderr-{self.started}.txt"
         name = f"{os.getpid()}-{self.started}-{time.time_ns()}"
-        process = self.start_process(
-            settings, folder / "run" / "here", environment(folder, name), output
-        )
-        timed_out = not self.wait(process, ledger)
-        if timed_out:
-            process.kill()
-        status = process.wait()
-        end_descendants(process.pid, name)
-        lines = output.read_text(errors="replace").strip().splitlines() if output.exists() else []
-        return Run(read_ledger(ledger), status, lines[-1] if lines else "", timed_out), ledger
+        environ = environment(self.folder, self.work / "tmp", name)
+        process = self.start_process(settings, self.work / "run" / "here", environ, output)
+        timed_out = True
+        try:
+            timed_out = not self.wait(process)
+        finally:  # also when the audit itself is stopped
+            if timed_out:
+                process.kill()
+            status = process.wait()
+            end_descendants(process.pid, name)
+        rows = read_ledger(self.ledger)
+        return Run(rows, status, error_of(rows, status, output), timed_out)
 
-    def wait(self, process, ledger: Path) -> bool:
+    def wait(self, process) -> bool:
         """Wait for the end of a run and show its progress; return whether it came in time."""
-        begin, shown = time.monotonic(), None
+        begin, steps, read = time.monotonic(), 0, 0
         while process.poll() is None:
             if time.monotonic() - begin > self.options.timeout:
                 return False
-            steps = count_lines(ledger)
-            if steps != shown:
-                self.show(f"run {self.started} of {self.planned}, step {steps}")
-                shown = steps
-            time.sleep(0.05)
+            if self.ledger.exists():
+                with open(self.ledger, "rb") as file:
+                    file.seek(read)
+                    new = file.read()
+                steps, read = steps + new.count(b'"step": '), read + len(new)
+            self.show(f"run {self.started} of {self.planned}, step {steps}")
+            time.sleep(0.02)
         return True
 
 
-def count_lines(path: Path) -> int:
-    """Return how many lines a file has; it may not exist yet."""
-    if not path.exists():
-        return 0
-    with open(path, "rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+def error_of(rows: list[dict], status: int, output: Path) -> str:
+    """Return why a run ended as it did: the last line of its traceback, or of its output."""
+    for row in rows:
+        if row.get("note") == "error":
+            return row["text"]
+    lines = output.read_text(errors="replace").strip().splitlines() if output.exists() else []
+    ending = f"status {status}" if status >= 0 else signal.Signals(-status).name
+    return f"{lines[-1].strip()} ({ending})" if lines else ending
 
 
 def start_python(settings: dict, folder: Path, environ: dict, output: Path):
@@ -150,9 +158,10 @@ def start_python(settings: dict, folder: Path, environ: dict, output: Path):
         )
 
 
-def environment(folder: Path, name: str) -> dict[str, str]:
-    """Return the environment of a run: a temporary folder of its own, and PYTHONPATH made absolute."""
-    environ = dict(os.environ, TMPDIR=str(folder / "tmp"), AUDIT_RUN=name)
+def environment(folder: Path, temporary: Path, name: str) -> dict[str, str]:
+    """Return the environment of a run: temporary folders of its own, and an absolute PYTHONPATH."""
+    environ = dict(os.environ, TMPDIR=str(temporary), AUDIT_RUN=name)
+    environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
     if "PYTHONPATH" in environ:
         paths = environ["PYTHONPATH"].split(os.pathsep)
         environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths if path)
@@ -166,23 +175,29 @@ def protected_folders(options: Options) -> list[str]:
 
 
 def end_descendants(pid: int, name: str) -> None:
-    """Kill the workers and children that a run has left: its process group, and who inherited its name.
+    """Kill the workers and children that a run has left: its process group, and who has its name.
 
     A child with a process group of its own is found by its environment, where /proc shows it.
     """
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # if there is nobody left
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # there is nobody left
-        pass
     mark = f"AUDIT_RUN={name}".encode()
-    for process in Path("/proc").glob("[0-9]*") if Path("/proc/self").exists() else ():
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or not ours
-            continue
+    while found := [process for process in processes() if mark in environment_of(process)]:
+        for process in found:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:  # gone meanwhile
+                continue
 
 
-def remove(folder: Path) -> None:
-    """Delete the folders of all runs. A link in them is deleted, not what it points to."""
-    shutil.rmtree(folder, ignore_errors=True)
+def processes() -> list[int]:
+    """Return the ids of all processes, where the system shows them as files."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def environment_of(process: int) -> list[bytes]:
+    """Return the environment with which a process was started, if this user may see it."""
+    try:
+        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or somebody else's
+        return []

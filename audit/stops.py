@@ -13,7 +13,7 @@ class Stop:
 
 
 def choose_stops(rows: list[dict]) -> tuple[list[Stop], list[str]]:
-    """Return the stops for a run with this ledger, and what could not be chosen, with the reason."""
+    """Return the stops for a run with this ledger, and what can't be chosen, with the reason."""
     steps = len(rows)
     # A save is seen at the end of the step after it: so many steps are done then.
     saves = [row["step"] + 1 for row in rows if row["saved"]]

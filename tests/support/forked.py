@@ -1,4 +1,4 @@
-"""Starts the audit's runs by a fork from a process that has imported PyTorch: 0.1 s instead of 2.5."""
+"""Starts the audit's runs by a fork of a process that has imported PyTorch: 0.1 s, not 2.5."""
 
 import multiprocessing
 import os

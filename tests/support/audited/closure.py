@@ -21,7 +21,7 @@ for step in range(done, 12):
     torch.manual_seed(step)
     indices = torch.randint(60, (8,))
 
-    def closure():
+    def closure(indices=indices):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(features[indices]), targets[indices])
         loss.backward()

@@ -1,4 +1,4 @@
-"""Saves after every epoch: BatchNorm, dropout, AdamW, a schedule, and a frozen layer in eval mode."""
+"""Saves after every epoch: BatchNorm, dropout, AdamW, a schedule, a frozen layer in eval mode."""
 
 import os
 
