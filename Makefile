@@ -48,7 +48,7 @@ site: $(READY)
 
 # Says what it needs, if that is not installed.
 test-browser: $(READY)
-	$(BIN)/python -m pytest tests/browser.py tests/lab.py
+	$(BIN)/python -m pytest tests/interactive/browser.py tests/interactive/lab.py
 
 claims: $(READY)
 	@$(BIN)/python tools/claims.py

@@ -5,8 +5,8 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from helper.checkpoint import describe_checkpoint
+from tests.support.ticks import open_notebook, run_up_to
 from tests.test_ticks import FEW
-from tests.ticks import open_notebook, run_up_to
 from tools.course import ROOT, change_settings
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"

@@ -1,11 +1,11 @@
-"""The claims of tests/claims.py stand in the notebooks, and are true of the committed outputs."""
+"""The claims of tests/support/claims.py are in the notebooks, and true of the committed outputs."""
 
 import re
 
 import nbformat
 import pytest
 
-from tests.claims import CLAIMS, is_true, outputs_of
+from tests.support.claims import CLAIMS, is_true, outputs_of
 from tools.course import ROOT
 
 NOTEBOOKS = {

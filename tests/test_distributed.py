@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import many
+from tests.support import many
 
 pytestmark = [many.needs_fully_shard, pytest.mark.slow]
 

@@ -24,8 +24,8 @@ import torch
 import exercises
 from helper.atomic import atomic_file
 from helper.reproducibility import compute_sha256
+from tests.support.wrong_about_many import WRONG_ABOUT_MANY
 from tests.test_notebooks import problems
-from tests.wrong_about_many import WRONG_ABOUT_MANY
 from tools.make_exercises import (
     NOTEBOOKS,
     SOLUTIONS,

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from helper.checkpoint import load_checkpoint, save_checkpoint
 from helper.history import History
-from tests.claims import CLAIMS, is_true, outputs_of
+from tests.support.claims import CLAIMS, is_true, outputs_of
 from tools.course import ROOT, change_settings
 from tools.run_notebooks import run
 

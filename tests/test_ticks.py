@@ -3,9 +3,9 @@
 import nbformat
 import pytest
 
-from tests.many import needs_fully_shard
-from tests.ticks import Break, cells_with_a_tick, run_and_break
-from tests.ticks_of_many import BREAKS_OF_MANY
+from tests.support.many import needs_fully_shard
+from tests.support.ticks import Break, cells_with_a_tick, run_and_break
+from tests.support.ticks_of_many import BREAKS_OF_MANY
 from tools.course import ROOT, change_settings
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -18,7 +18,7 @@ from helper.distributed import load_sharded
 from helper.history import History
 from helper.reproducibility import set_deterministic
 from helper.train import train_model
-from tests.many import needs_fully_shard
+from tests.support.many import needs_fully_shard
 from tools.course import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))

@@ -1,4 +1,4 @@
-"""Hold the claims of tests/claims.py against runs with other arithmetics, seeds and batch sizes.
+"""Hold the claims of tests/support/claims.py against runs with other arithmetics and settings.
 
     python tools/claims.py              all of them: half an hour on two cores
     python tools/claims.py NAME...      some of them
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.claims import CLAIMS, is_true, outputs_of  # noqa: E402
+from tests.support.claims import CLAIMS, is_true, outputs_of  # noqa: E402
 from tools.arithmetic import REFERENCE  # noqa: E402
 from tools.course import change_settings, temporary_course  # noqa: E402
 from tools.run_notebooks import run  # noqa: E402

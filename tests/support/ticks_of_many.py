@@ -1,6 +1,6 @@
 """What is broken to see the ✗ in the notebooks about many processes."""
 
-from tests.ticks import Break
+from tests.support.ticks import Break
 
 
 def when_loading(folder, change):

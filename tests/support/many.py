@@ -28,7 +28,7 @@ needs_fully_shard = pytest.mark.skipif(
     torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
 )
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.many"])  # so that PyTorch is imported once
+PROCESSES.set_forkserver_preload(["tests.support.many"])  # so that PyTorch is imported once
 
 
 class Net(nn.Module):
