@@ -130,7 +130,8 @@ class Trainer:
     checkpoint_file: str | None = field(default=None, init=False)
     may_overwrite: bool = field(default=False, init=False)  # True once the file there is ours
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
-    being_written: int = field(default=0, init=False)  # entries of the history that it writes
+    # What `num_entries` was when the writer started; None if it has nothing to write.
+    being_written: int | None = field(default=None, init=False)
     signals: DeferredSignals = field(default_factory=DeferredSignals, init=False)
     train_batches: EpochBatches = field(init=False)  # what the loaders yield, epoch by epoch
     valid_batches: EpochBatches = field(init=False)
@@ -159,6 +160,7 @@ class Trainer:
                 self.recover(error)
                 raise
             finally:
+                self.writer.close()  # a traceback that is kept would keep its copy of the run
                 for batches in (self.train_batches, self.valid_batches, self.test_batches):
                     batches.close()
         return self.history
@@ -305,11 +307,12 @@ class Trainer:
     def finish_saving(self) -> None:
         """Wait for a save in the background, if there is one; raise a CheckpointError if it failed.
 
-        Only now is it known that the file is complete, so only now may the run be called clean.
+        Only now is it known that the file is complete, so only now may the run be called clean: if
+        nothing was trained since, not even half of a step.
         """
-        being_written, self.being_written = self.being_written, 0
+        being_written, self.being_written = self.being_written, None
         self.writer.wait()
-        if being_written == self.num_entries:
+        if being_written == self.num_entries and not self.half_done:
             self.dirty = False
 
     @property
@@ -322,9 +325,7 @@ class Trainer:
         where = "in memory"
         try:
             if self.history.minibatch_loss:  # otherwise nothing is trained
-                with contextlib.suppress(
-                    CheckpointError
-                ):  # this save is in place of one that failed
+                with contextlib.suppress(CheckpointError):  # the save below takes its place
                     self.finish_saving()
                 self.save()
                 self.finish_saving()

@@ -155,7 +155,7 @@ def test_a_second_run_of_the_large_pair_prints_the_same(course, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     change_settings(course / FOURTH, NUM_EPOCHS=1)
     change_settings(course / FIFTH, NUM_EPOCHS=2)
-    skip = {"one-step", "layers", "plot-bytes", "half", "measure"}
+    skip = {"one-step", "layers", "plot-bytes", "half", "measure", "blocked"}
     for name, checkpoint in [(FOURTH, "alexnet.pt"), (FIFTH, "alexnet-continued.pt")]:
         path = course / "saved_data" / checkpoint
         runs_twice(course / name, path, skip=skip, after={"data": FEW})
