@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from helper.batches import first_batch, first_batch_size, length_of
 from helper.reproducibility import find_parts
@@ -61,8 +61,8 @@ def check_evaluation_batches(trainer) -> None:
     Not where workers are used: a dataset that this process has touched may open files that the
     workers can't share.
     """
-    loaders = (trainer.train_loader, trainer.valid_loader, trainer.test_loader)
-    if all(getattr(loader, "num_workers", 0) == 0 for loader in loaders):
+    loaders = find_parts(trainer.train_loader, trainer.valid_loader, trainer.test_loader)
+    if all(part.num_workers == 0 for part in loaders if isinstance(part, DataLoader)):
         for batches in (trainer.valid_batches, trainer.test_batches):
             if batches.view is not None:
                 first_batch(batches, trainer.history.seed)

@@ -156,6 +156,10 @@ def children(part) -> Iterator:
         yield from (part.__self__, part.__func__)
     elif isinstance(part, types.BuiltinFunctionType):
         yield part.__self__
+    elif isinstance(part, (staticmethod, classmethod)):
+        yield part.__func__
+    elif isinstance(part, property):
+        yield part.fget
     elif isinstance(part, types.FunctionType):
         yield from part.__defaults__ or ()
         yield from (part.__kwdefaults__ or {}).values()
