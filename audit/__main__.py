@@ -44,6 +44,9 @@ def parse_arguments(arguments: list[str]) -> tuple[Options, Path | None]:
     given = vars(parser.parse_args(arguments))
     json_file = given.pop("json")
     links = given.pop("link")
+    names = [place_of(text) for text in links]
+    if len(set(names)) < len(names):
+        parser.error("argument --link: two inputs have the same name: use PATH=NAME")
     given["signal"] = getattr(signal, f"SIG{given['signal']}")
     return Options(links=links, **given), json_file
 
@@ -68,10 +71,16 @@ def link(text: str) -> str:
     path, _, name = text.partition("=")
     if not Path(path).exists():
         raise argparse.ArgumentTypeError(f"there is no {path}")
-    place = os.path.normpath(os.path.join("/work/run/here", name or Path(path).name))
+    place = place_of(text)
     if not place.startswith("/work/") or place in ("/work/run", "/work/run/here", "/work/tmp"):
         raise argparse.ArgumentTypeError(f"{name or path} isn't a name below ../..: use PATH=NAME")
     return text
+
+
+def place_of(text: str) -> str:
+    """Return where an input becomes visible, if a run's folder is /work/run/here."""
+    path, _, name = text.partition("=")
+    return os.path.normpath(os.path.join("/work/run/here", name or Path(path).name))
 
 
 def output_file(text: str) -> Path:
@@ -115,7 +124,7 @@ class Progress:
             print(f"\r{text:60}", end="", file=self.file, flush=True)
         elif (run := text.partition(",")[0]) != self.last_run:
             self.last_run = run
-            print(run, file=self.file, flush=True)
+            print(text, file=self.file, flush=True)
 
     def end(self) -> None:
         if self.file.isatty():

@@ -29,6 +29,7 @@ class Comparison:
 
     optimizer: str
     restored_to: int  # how many steps of the uninterrupted run were done
+    first_step: int | None  # the first one after that with this optimizer
     findings: dict[str, Finding]
     extra_steps: int = 0  # more or fewer than the uninterrupted run takes from there
     steps: int = 0  # that the resumed run took with this optimizer
@@ -69,6 +70,7 @@ def compare(whole: list[dict], resumed: list[dict], killed_after: int) -> list[C
         if left or theirs:
             ends = end_of(whole, optimizer), end_of(resumed, optimizer)
             comparisons.append(compare_steps(optimizer, place, ours, theirs, ends))
+    drop_consequences_of_others(comparisons)
     return comparisons
 
 
@@ -83,6 +85,7 @@ def compare_steps(optimizer, place: int, ours: list, theirs: list, ends: tuple) 
     return Comparison(
         optimizer,
         restored_to=place,
+        first_step=left[0]["step"] if left else None,
         findings=findings,
         extra_steps=len(theirs) - len(left) if is_complete else 0,
         steps=len(theirs),
@@ -268,6 +271,21 @@ def drop_consequences(findings: dict[str, Finding]) -> None:
     causes = [f for f in different if f.piece in CAUSES_OF_GRADIENTS and f.status == "different"]
     if gradient.status == "different" and any(f.step <= gradient.step for f in causes):
         gradient.status = "follows"
+
+
+def drop_consequences_of_others(comparisons: list[Comparison]) -> None:
+    """Drop gradients that differ because of the model of a different optimizer."""
+    causes = [
+        (c.optimizer, c.restored_to if f.step == c.first_step else f.step)
+        for c in comparisons
+        for f in c.faults
+        if f.piece in CAUSES_OF_GRADIENTS
+    ]
+    for comparison in comparisons:
+        gradient = comparison.findings["gradient"]
+        others = [step for optimizer, step in causes if optimizer != comparison.optimizer]
+        if gradient.status == "different" and any(step <= gradient.step for step in others):
+            gradient.status = "follows"
 
 
 def compare_ends(findings: dict[str, Finding], one: dict, other: dict, step: int) -> None:

@@ -98,8 +98,8 @@ def check_writes(run: Run) -> None:
     """Raise NotAudited if the script wanted to write outside of its folder."""
     for note in run.notes("outside"):
         raise NotAudited(
-            f"The script writes to {note['path']}, outside of the folder in which it is started; "
-            "it was ended before it did. Let it write to the current folder (a relative path), or to "
+            f"The script writes to {note['path']}, outside of the folder it starts in; it "
+            "was ended before it did. Let it write to the current folder (a relative path), or to "
             "a folder that an argument names."
         )
 

@@ -1,5 +1,6 @@
 """Refuses what a script would write outside of its run's folder, before it happens."""
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -50,8 +51,12 @@ class Guard:
             return writer(file, *arguments, **settings)
 
         torch._C.PyTorchFileWriter = guarded_writer
-        torch.jit.save = self.guarded(torch.jit.save, 1, "f")
-        torch.jit.ScriptModule.save = self.guarded(torch.jit.ScriptModule.save, 1, "f")
+        scripted = torch.jit.RecursiveScriptModule
+        scripted.save = self.guarded(scripted.save, 1, "f")
+        with contextlib.suppress(ImportError):  # its writer is written in Rust
+            import safetensors
+
+            safetensors.serialize_file = self.guarded(safetensors.serialize_file, 1, "filename")
 
     def guarded(self, function, place, name):
         """Return a function that checks one of its arguments, a path, before it is called."""
@@ -72,15 +77,6 @@ class Guard:
         elif event in CHANGES and not changes_nothing(event, arguments[0]):
             for place in CHANGES[event]:
                 self.check(arguments[place])
-        elif event == "import" and str(arguments[0]).startswith("safetensors."):
-            self.watch_safetensors()
-
-    def watch_safetensors(self):
-        """Check the path of safetensors' own writer, which is written in Rust."""
-        module = sys.modules.get("safetensors")
-        if module is not None and not hasattr(module.serialize_file, "guarded"):
-            module.serialize_file = self.guarded(module.serialize_file, 1, "filename")
-            module.serialize_file.guarded = True
 
     def check(self, path):
         """End the process if it must not write to this path."""

@@ -80,20 +80,25 @@ def format_report(results: dict) -> str:
     """Return the report of an audit."""
     if results["status"] == 2:
         return f"This script could not be audited. {results['reason']}"
-    exact = [result for result in results["stops"] if result["outcome"] == "exact"]
-    tried = len(results["stops"])
     parts = [
         format_table(rows_of_table(results)),
         legend_of(results),
         "\n".join(sentences_of(results)),
         "\n".join(remedies_of(results)),
         "\n".join([*unseen_of(results), *(f"Not tried: {text}." for text in results["left_out"])]),
-        f"✓ The script continues exactly: {tried} of {tried} stops."
-        if len(exact) == tried
-        else "✗ The script does not continue exactly: "
-        f"{tried - len(exact)} of {tried} stops differ.",
+        verdict_of(results),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def verdict_of(results: dict) -> str:
+    """Return the last line of the report."""
+    tried = len(results["stops"])
+    exact = sum(result["outcome"] == "exact" for result in results["stops"])
+    if exact < tried:
+        return f"✗ The script does not continue exactly: {tried - exact} of {tried} stops differ."
+    but = ", except for what could not be compared" if unseen_of(results) else ""
+    return f"✓ The script continues exactly: {tried} of {tried} stops{but}."
 
 
 # ---- The table ----

@@ -46,7 +46,7 @@ def begin(settings, folder, environ, output):
     os.dup2(file, 2)
     os.dup2(file, 1)
     torch.set_num_threads(1)
-    torch.manual_seed(torch.random.default_generator.initial_seed())
+    torch.manual_seed(int.from_bytes(os.urandom(7)))
     random.seed(), np.random.seed()
     sys.path.insert(0, "")
     record.start(settings)
