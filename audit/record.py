@@ -115,12 +115,12 @@ class Recorder:
         inputs, unseen = {}, None
         try:
             inputs = hash_tensors("input", arguments) | hash_tensors("input", named)
+            if self.is_hashed():
+                for part in module.modules():
+                    for name, buffer in persistent_buffers(part):
+                        self.buffers[id(part), name] = hash_value(buffer)
         except Exception as error:  # a traced call, for example: its tensors have no values
             unseen = f"what the model was given can't be hashed ({type(error).__name__})"
-        if self.is_hashed():
-            for part in module.modules():
-                for name, buffer in persistent_buffers(part):
-                    self.buffers[id(part), name] = hash_value(buffer)
         self.calls.append(
             {"module": module, "training": training, "inputs": inputs, "unseen": unseen}
         )

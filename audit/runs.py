@@ -136,7 +136,7 @@ def error_of(rows: list[dict], status: int, output: Path) -> str:
     """Return why a run ended as it did: the last line of its traceback, or of its output."""
     for row in rows:
         if row.get("note") == "error":
-            return row["text"]
+            return row["text"].rstrip(".")
     lines = output.read_text(errors="replace").strip().splitlines() if output.exists() else []
     ending = f"status {status}" if status >= 0 else signal.Signals(-status).name
     return f"{lines[-1].strip()} ({ending})" if lines else ending

@@ -226,6 +226,7 @@ def faulty(name, folder):
 STOPS = {"per_epoch": [9], "evaluation": [9], "per_batch": [11], "scaler": [14]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_caught_and_the_piece_is_named(name, tmp_path):
     """And it isn't named when the recording of that piece is switched off."""

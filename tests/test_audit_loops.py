@@ -157,6 +157,7 @@ CORRECT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORRECT)
 def test_no_false_alarm(name, tmp_path):
     results = audited(write(tmp_path, *CORRECT[name]), stops=[7, 10])
@@ -183,6 +184,13 @@ UNSEEN = {
     ],
     "a model that isn't called": [
         (LOSS, "    loss = (x @ model[0].weight.T + model[0].bias).square().mean()\n"),
+    ],
+    "gradients of each example": [
+        (
+            LOSS,
+            LOSS + "    torch.func.vmap(lambda x: torch.func.functional_call(\n"
+            "        model, dict(model.named_parameters()), x))(x)\n",
+        ),
     ],
     "a model without inputs": [
         (

@@ -382,6 +382,7 @@ WRITES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITES)
 def test_what_is_written_elsewhere_is_refused(name, tmp_path):
     """Also where the script catches every exception; the folder is a temporary one."""
