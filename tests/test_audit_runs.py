@@ -182,11 +182,9 @@ def test_max_steps(tmp_path):
     results = audited(path, max_steps=14, stops=[4, 10])
     assert_exact(results)
     assert results["steps"] == 14
-    path = write(
-        tmp_path,
-        ("range(done, 12)", "range(done, 10**6)"),
-        ('["optimizer"])', '["optimizer"]) if step else 0'),
-    )
+    load = '    optimizer.load_state_dict(checkpoint["optimizer"])\n'
+    path = write(tmp_path, ("range(done, 12)", "range(done, 10**6)"), (load, ""))
+    assert faults_of(audited(path, max_steps=14)) == ["optimizer state"]
 
 
 @pytest.mark.parametrize("every", [2, 5])
