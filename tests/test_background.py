@@ -83,11 +83,11 @@ def hashes_of(files, folder):
 class Gate:
     """Stands in for a function: the thread that calls it waits here until the gate is opened."""
 
-    def __init__(self, patch, name="fsync"):
-        self.own = getattr(os, name)
+    def __init__(self, patch, module=os, name="fsync"):
+        self.own = getattr(module, name)
         self.reached, self.opened = threading.Event(), threading.Event()
         self.thread = None
-        patch.setattr(os, name, self)
+        patch.setattr(module, name, self)
 
     def __call__(self, *arguments):
         if threading.current_thread() is not threading.main_thread():
@@ -126,8 +126,12 @@ def test_each_file_continues_exactly(whole, path, monkeypatch):
 
 
 def test_what_is_written_is_the_run_at_the_save_however_long_it_takes(states, path, monkeypatch):
-    """The thread stands still before the disk has anything, while two more steps are taken."""
-    gate, files, run = Gate(monkeypatch), keep_files(monkeypatch, helper.background), Run()
+    """The thread stands still before it writes anything, while two more steps are taken."""
+    gate, files, run = (
+        Gate(monkeypatch, torch, "save"),
+        keep_files(monkeypatch, helper.background),
+        Run(),
+    )
 
     def open_the_gate():
         assert gate.reached.wait(60)
