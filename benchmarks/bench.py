@@ -2,6 +2,7 @@
 
     make bench                                        or, with the options below:
     .venv/bin/python benchmarks/bench.py [--data-dir DIR] [--json FILE] [--growth] [--position]
+                                        [--background]
 
 The contenders take turns in one process, and medians are printed:
 
@@ -367,6 +368,93 @@ def measure_checkpoint(name, model, folder, rounds, adam=False):
     return rows
 
 
+def measure_background(folder, rounds):
+    """Return seconds for saves of AlexNet and Adam next to its training, a list for each name.
+
+    Steps, `torch.save` and fsync, `save_checkpoint` and a save in the background take turns. Steps
+    are taken for as long as the thread writes. "lost" is what that save has cost in all: the time
+    that it blocks, and what the steps next to it take longer.
+    """
+    import torch
+    from torchvision.models import alexnet
+
+    from helper.background import BackgroundWriter
+    from helper.checkpoint import make_checkpoint, save_checkpoint
+    from helper.finite import find_not_finite
+    from helper.history import History
+
+    model, history = alexnet(num_classes=10), History(minibatch_loss=[0.5] * 1000)
+    model.avgpool = torch.nn.Upsample(size=(6, 6))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    features, targets = torch.rand(16, 3, 64, 64), torch.arange(16) % 10
+    bare, plain, ours = (Path(folder) / name for name in ("bare.pt", "plain.pt", "ours.pt"))
+    writer = BackgroundWriter()
+
+    def step():
+        loss = torch.nn.functional.cross_entropy(model(features), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def save_bare():
+        states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        write_and_sync(bare, lambda file: torch.save(states, file))
+
+    def start_to_save():  # what Trainer.save does
+        find_not_finite(model, optimizer)
+        run = make_checkpoint(model, optimizer, None, history)
+        writer.wait()
+        writer.start(ours, run)
+
+    names = ("step", "torch.save and fsync", "save_checkpoint", "blocked at first", "blocked")
+    seconds = {name: [] for name in (*names, "step beside", "until written", "lost")}
+    for _ in range(3):
+        step()
+    for number in range(rounds + 1):
+        alone = [timed(step) for _ in range(5)]
+        begin = time.perf_counter()
+        blocked = timed(start_to_save)
+        beside = []
+        while writer.thread.is_alive():
+            beside.append(timed(step))
+        written = time.perf_counter() - begin
+        writer.wait()
+        if number == 0:
+            seconds["blocked at first"].append(blocked)
+            save_bare()  # from here on, every save replaces a file
+            save_checkpoint(plain, model, optimizer, None, history)
+            continue
+        seconds["step"] += alone
+        seconds["blocked"].append(blocked)
+        seconds["step beside"] += beside
+        seconds["until written"].append(written)
+        seconds["lost"].append(written - len(beside) * statistics.median(alone))
+        seconds["torch.save and fsync"].append(timed(save_bare))
+        save_plain = partial(save_checkpoint, plain, model, optimizer, None, history)
+        seconds["save_checkpoint"].append(timed(save_plain))
+    for path in (bare, plain, ours):
+        path.unlink()
+    return seconds
+
+
+def timed(action):
+    """Return how many seconds an action takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def print_background(seconds):
+    """Print medians and extremes, and what a save in the background costs next to a plain one."""
+    print(f"{'AlexNet and Adam, 684.6 MB':30}{'median, s':>10}{'from':>8}{'to':>8}{'number':>8}")
+    for name, values in seconds.items():
+        row = f"{statistics.median(values):10.3f}{min(values):8.3f}{max(values):8.3f}"
+        print(f"{name:30}{row}{len(values):8}")
+    bare = statistics.median(seconds["torch.save and fsync"])
+    for name in ("blocked", "lost"):
+        print(f"{name}: {statistics.median(seconds[name]) / bare:.2f} x torch.save and fsync")
+
+
 def measure_growth(folder):
     """Return what loading the data and training an epoch cost, in seconds and in bytes.
 
@@ -496,7 +584,15 @@ def main():
     parser.add_argument(
         "--position", action="store_true", help="instead: the first batch after N trained ones"
     )
+    parser.add_argument(
+        "--background", action="store_true", help="instead: saves of AlexNet next to its training"
+    )
     arguments = parser.parse_args()
+
+    if arguments.background:
+        with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks", prefix="tmp-") as folder:
+            print_background(measure_background(folder, rounds=9))
+        return
 
     if arguments.position:
         print(f"{'batches':>10}{'trained':>10}{'first batch, s':>16}{'peak, MB':>12}")
@@ -534,7 +630,9 @@ def main():
 
             model = alexnet(num_classes=10)
             rows |= measure_checkpoint("AlexNet and Adam", model, folder, rounds=9, adam=True)
-            print(format_table(rows))
+            print(format_table(rows), "\n")
+            del model
+            print_background(measure_background(folder, rounds=9))
     machine = describe_machine(source)
     print("\n" + ", ".join(f"{name}: {value}" for name, value in machine.items()))
     if arguments.json:
