@@ -1,4 +1,4 @@
-# make run · make test · make fast · make lab · make student · make check · make demo · make site ·
+# make run · make test · make fast · make kills · make lab · make student · make check · make demo · make site ·
 # make test-browser · make claims · make bench · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 #
@@ -14,18 +14,21 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test fast lint lab student check demo site test-browser claims bench notebooks reset
+.PHONY: run test fast kills lint lab student check demo site test-browser claims bench notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
 
 # The notebooks one after the other: each uses what those before it have saved.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not kills" tests
 	$(BIN)/python -m pytest notebooks
 
 fast: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not kills" tests
+
+kills: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

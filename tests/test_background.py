@@ -505,7 +505,7 @@ def kill_and_continue(start, states, path, loader, place, moment):
 @linux
 @pytest.mark.parametrize(
     ("place", "moment"),
-    [each if each in FEW else pytest.param(*each, marks=pytest.mark.slow) for each in ALL],
+    [each if each in FEW else pytest.param(*each, marks=pytest.mark.kills) for each in ALL],
     ids=str,
 )
 def test_kill_minus_nine(start, states, path, place, moment):
@@ -517,7 +517,7 @@ def test_kill_minus_nine(start, states, path, place, moment):
 @pytest.mark.parametrize(
     ("place", "moment"),
     [
-        pytest.param(place, moment, marks=[pytest.mark.slow] * (place[0] != "os.fsync"))
+        pytest.param(place, moment, marks=[pytest.mark.kills] * (place[0] != "os.fsync"))
         for place in PLACES
         for moment in [(0, 1), (0, 5), (1, "waiting")]
     ],
