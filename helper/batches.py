@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -19,7 +20,13 @@ from helper.reproducibility import (
     seed_batch,
     seed_loader,
 )
-from helper.signals import DeferredSignals, block_stop_signals, kill, stop_signals_blocked
+from helper.signals import (
+    DeferredSignals,
+    block_stop_signals,
+    kill,
+    stop_signals_blocked,
+    tell_of_death,
+)
 
 END = object()  # comes after the last batch
 
@@ -139,13 +146,13 @@ class EpochBatches:
             self.iterator = iter(loader)
         started = [child for child in multiprocessing.active_children() if child not in before]
         self.workers = started or self.workers  # persistent workers are there already
+        if started and start_method_of(loader) == "forkserver":
+            threading.Thread(target=tell_of_death, args=(started,), daemon=True).start()
 
     def next_batch(self):
         """Return the next batch, or END. Raises Stopped if a stop signal has come."""
         self.signals.raise_if_pending()
-        # The death of a forkserver's child is no news to this process.
-        tells = bool(self.workers) and start_method_of(self.loader) != "forkserver"
-        with self.signals.waiting_for(self.workers, fetching=True, death_is_told=tells):
+        with self.signals.waiting_for(self.workers, fetching=True):
             batch = next(self.iterator, END)
         self.signals.raise_if_pending()
         return batch

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
@@ -35,7 +36,6 @@ class DeferredSignals:
         self.handlers = {}  # the handler of each deferred signal, to be restored
         self.workers = []  # the processes that this one is waiting for
         self.fetching = False  # True while it waits for a batch
-        self.death_is_told = False  # True if a SIGCHLD comes when one of them dies
 
     def __enter__(self):
         if threading.current_thread() is not threading.main_thread():
@@ -71,7 +71,7 @@ class DeferredSignals:
             return
         self.kill_workers()
         # With workers, raise only when one has died: PyTorch holds no lock of its queues by then.
-        if self.fetching and (number == CHILD_DIED or not self.death_is_told):
+        if self.fetching and (number == CHILD_DIED or not self.workers):
             raise Stopped
 
     def kill_workers(self) -> None:
@@ -85,12 +85,12 @@ class DeferredSignals:
             raise Stopped
 
     @contextlib.contextmanager
-    def waiting_for(self, workers: list, fetching: bool, death_is_told: bool = False):
+    def waiting_for(self, workers: list, fetching: bool):
         """Mark that this process waits for `workers`: for a batch if `fetching`, else to exit.
 
         If a stop signal comes meanwhile, an error becomes Stopped: the signal may be its cause.
         """
-        self.workers, self.fetching, self.death_is_told = workers, fetching, death_is_told
+        self.workers, self.fetching = workers, fetching
         if len(self.pending) >= 2:
             self.kill_workers()
         try:
@@ -100,7 +100,13 @@ class DeferredSignals:
                 raise Stopped from error
             raise
         finally:
-            self.workers, self.fetching, self.death_is_told = [], False, False
+            self.workers, self.fetching = [], False
+
+
+def tell_of_death(workers: list) -> None:
+    """Wait until a worker dies, and send SIGCHLD: a forkserver's child doesn't, when it dies."""
+    multiprocessing.connection.wait([worker.sentinel for worker in workers])
+    os.kill(os.getpid(), CHILD_DIED)
 
 
 def kill(worker) -> None:
