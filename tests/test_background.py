@@ -28,12 +28,20 @@ from tests.support.programs.killed_in_background import (
 from tests.support.runs import BATCHES, NUM_EPOCHS, Run, at_call, interrupt
 
 pytest_plugins = "tests.support.saved_run"
-pytestmark = pytest.mark.usefixtures("one_thread")
 EPOCHS = ["1 epoch", "2 epochs", "3 epochs"]  # the positions at which a run is saved
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_here():
+    """As in the processes that these tests start: a second thread changes the last bit."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture(scope="module")
-def states(tmp_path_factory):
+def states(tmp_path_factory, one_thread_here):
     """The hash of every state that a run in the foreground saves, by its position."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
