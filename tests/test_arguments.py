@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from helper.history import History
 from helper.reproducibility import compute_sha256
@@ -46,6 +46,12 @@ def refused(run, match, num_epochs=NUM_EPOCHS, **settings):
         (1, {"checkpoint_every": 0, "checkpoint_path": "x"}, "checkpoint_every must be a pos"),
         (1, {"logging_interval": -1}, "logging_interval must be a positive integer, not -1"),
         (1, {"logging_interval": False}, "logging_interval must be a positive integer"),
+        (1, {"checkpoint_path": ""}, "checkpoint_path must name a file, not ''"),
+        (1, {"checkpoint_path": "."}, "checkpoint_path must name a file, not '.'"),
+        *(
+            (1, {"history": history}, "history must be a History")
+            for history in (None, {}, History)
+        ),
     ],
 )
 def test_numbers_and_words(num_epochs, settings, message):
@@ -138,9 +144,15 @@ def test_the_training_loader_needs_a_length_and_an_order():
     refused(run, "train_loader must have in_order=True")
 
 
+class NoLength(Sampler):
+    def __iter__(self):
+        return iter(range(70))
+
+
 def test_an_evaluation_loader_needs_no_length():
     run = Run()
-    run.loaders[1:] = [DataLoader(Endless(), 16) for _ in range(2)]
+    run.loaders[1] = DataLoader(Endless(), 16)
+    run.loaders[2] = DataLoader(run.loaders[2].dataset, 16, sampler=NoLength())
     assert run.train(1).history.epoch == 1
 
 
@@ -164,6 +176,23 @@ def test_an_optimizer_that_needs_a_closure(kind, scheduled):
     run.optimizer = kind(run.model.parameters(), lr=0.1)
     run.scheduler = StepLR(run.optimizer, 1) if scheduled else None  # it wraps the method step
     refused(run, f"{kind.__name__} needs a closure .* a training loop of your own")
+
+
+@pytest.mark.parametrize("part", ["optimizer", "scheduler"])
+def test_a_part_that_is_something_else(part):
+    run = Run()
+    for value in (5, "SGD") if part == "scheduler" else (None, 5):
+        setattr(run, part, value)
+        with pytest.raises(ValueError, match=f"{part} must be .* of torch.optim"):
+            run.train()
+    assert run.history == History(seed=5)
+
+
+def test_a_state_that_could_not_be_saved(tmp_path):
+    run = Run(scheduler_every="epoch")
+    run.model.register_buffer("mask", torch.ones(1).expand(4))
+    refused(run, "mask could not be loaded again", checkpoint_path=tmp_path / "run.pt")
+    assert run.train(1).history.epoch == 1  # where nothing is to be saved
 
 
 def test_parts_that_do_not_belong_together():

@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
+import queue
 import random
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,7 @@ from torch.utils.data import (
 
 from helper.batches import EpochBatches
 from helper.reproducibility import Stream, compute_sha256
-from helper.signals import DeferredSignals
+from helper.signals import kill
 from tests.support.runs import BATCHES, LOADERS, Run, at_call, unseeded
 
 WORKERS = {
@@ -39,6 +42,8 @@ GENERATORS = {
     "random": random.Random,
     "numpy": np.random.default_rng,
     "RandomState": np.random.RandomState,
+    "RandomState over PCG64": lambda: np.random.RandomState(np.random.PCG64()),
+    "PCG64": np.random.PCG64,
 }
 
 
@@ -46,54 +51,24 @@ def draw_from(generator):
     """Return a number that a generator of any kind draws."""
     if isinstance(generator, torch.Generator):
         return torch.rand((), generator=generator).item()
+    if isinstance(generator, np.random.BitGenerator):
+        generator = np.random.Generator(generator)
     return generator.uniform(0, 1)
 
 
 class Holder:
-    def __init__(self, held, get=lambda held: held):
-        self.held, self.get = held, get
+    def __init__(self, held):
+        self.held = held
 
-    def __call__(self):
-        return draw_from(self.get(self.held))
-
-
-class Slots:
-    __slots__ = ("held",)
-    __call__ = Holder.__call__
-    get = staticmethod(lambda held: held)
-
-
-class OnClass:
     def __call__(self):
         return draw_from(self.held)
 
 
-def in_slots(generator):
-    slots = Slots()
-    slots.held = generator
-    return slots
-
-
-def in_closure(generator):
-    return lambda: draw_from(generator)
-
-
-def in_default(generator):
-    return lambda held=generator: draw_from(held)
-
-
-HOLDERS = {
+HOLDERS = {  # more of them in test_reproducibility.py
     "attribute": Holder,
-    "nested": lambda generator: Holder(Holder(generator), lambda held: held.held),
-    "list": lambda generator: Holder([[1], [generator]], lambda held: held[1][0]),
-    "dict": lambda generator: Holder({"a": (0, generator)}, lambda held: held["a"][1]),
     "partial": lambda generator: functools.partial(draw_from, generator),
-    "keyword of a partial": lambda generator: functools.partial(draw_from, generator=generator),
     "bound method": lambda generator: Holder(generator).__call__,
-    "closure": in_closure,
-    "default": in_default,
-    "slots": in_slots,
-    "class": lambda generator: type("Class", (OnClass,), {"held": generator})(),
+    "default": lambda generator: lambda held=generator: draw_from(held),
 }
 
 
@@ -173,24 +148,6 @@ def test_continuing_at_any_batch_fetches_that_batch_first(workers, tmp_path):
         assert (os.getpid() in pids) == (workers == "0")
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
-def test_a_run_that_is_continued_fetches_its_next_batch_first(batch, tmp_path):
-    def run():
-        log, run = [], Run()
-        dataset = run.loaders[0].dataset
-        get = type(dataset).__getitem__
-        noting = {"__getitem__": lambda self, index: (log.append(index), get(self, index))[1]}
-        dataset.__class__ = type("Noting", (type(dataset),), noting)
-        return run, log
-
-    whole, order = run()
-    whole.train(1)
-    run()[0].stop_in(batch, tmp_path / "run.pt")
-    continued, log = run()
-    continued.load(tmp_path / "run.pt").train(1)
-    assert log == order[min(16 * (batch + 1), 70) :]
-
-
 # ---- The number of workers, and generators wherever they are ----
 
 
@@ -258,7 +215,7 @@ def test_a_run_moves_between_numbers_of_workers(first, second, tmp_path):
 
 class Epochs(Examples):
     def set_epoch(self, epoch):
-        self.offset = 100 * epoch
+        self.offset, self.draws = 100 * epoch, [random.Random(epoch).random]
 
 
 class EpochSampler(Shuffled):
@@ -275,8 +232,20 @@ def test_set_epoch_reaches_dataset_and_sampler_also_in_persistent_workers():
         loader = DataLoader(dataset, 8, sampler=EpochSampler(16, None), **workers)
         with contextlib.closing(EpochBatches(loader)) as batches:
             for epoch in (1, 2, 3):
-                [(features, _), _] = batches.epoch(5, epoch)
-                assert features[:, 0].tolist() == [100 * epoch + epoch + i for i in range(8)]
+                first, second = batches.epoch(5, epoch)
+                assert first[0][:, 0].tolist() == [100 * epoch + epoch + i for i in range(8)]
+        new = DataLoader(Epochs(16), 8, sampler=EpochSampler(16, None), **workers)
+        assert compute_sha256(fetch(new, 3, start=1)) == compute_sha256([second])
+
+
+def test_a_generator_that_is_made_at_first_use_changes_no_order():
+    class Lazy(Examples):
+        def __getitem__(self, index):
+            self.draws = self.draws or [random.Random().random]
+            return super().__getitem__(index)
+
+    loader = DataLoader(Lazy(), 8, sampler=RandomSampler(range(64), generator=unseeded()))
+    assert indices_of(fetch(loader)) == indices_of(fetch(loader))
 
 
 def move_offset(worker):
@@ -305,8 +274,12 @@ def test_persistent_workers_stay_from_epoch_to_epoch(workers, alive, tmp_path):
 # ---- Other loaders ----
 
 
-class Plain(DataLoader):
-    """Changes nothing."""
+class Evens(DataLoader):
+    """Has index lists of its own."""
+
+    @property
+    def _index_sampler(self):
+        return [[*range(start, start + 16, 2)] for start in range(0, 64, 8)]
 
 
 class Wrapped(DataLoader):
@@ -315,6 +288,40 @@ class Wrapped(DataLoader):
     def __iter__(self):
         for features, targets in super().__iter__():
             yield features + torch.rand(()), targets
+
+
+class Prefetching(DataLoader):
+    """Fetches in a thread of its own, as a well-known recipe does."""
+
+    def __iter__(self):
+        batches, fetched = super().__iter__(), queue.Queue(2)
+
+        def fetch():
+            with contextlib.suppress(Exception):  # the death of the workers
+                for batch in batches:
+                    fetched.put(batch)
+                fetched.put(None)
+
+        threading.Thread(target=fetch, daemon=True).start()
+        return iter(fetched.get, None)
+
+
+class Around:
+    """A wrapper that is no DataLoader."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+class Generating(Around):
+    def __iter__(self):
+        yield from self.loader
 
 
 class Stream64(IterableDataset):
@@ -333,7 +340,7 @@ class Stream64(IterableDataset):
 @pytest.mark.parametrize(
     ("make", "again"),
     [
-        (lambda log: Plain(Examples(log=log, draws=[draws_globally]), 8, shuffle=True), False),
+        (lambda log: Evens(Examples(80, [draws_globally], log), 8), False),
         (lambda log: Wrapped(Examples(log=log, draws=[draws_globally]), 8, shuffle=True), True),
         (lambda log: Wrapped(Examples(log=log), 8, shuffle=True, num_workers=0), True),
         (lambda log: DataLoader(Stream64(log), 8), True),
@@ -347,13 +354,25 @@ def test_subclasses_and_iterable_datasets(make, again):
 
 @pytest.mark.parametrize("workers", ["1", "persistent"])
 def test_subclasses_and_iterable_datasets_with_workers(workers, tmp_path):
+    def loader(kind=DataLoader):
+        examples = Examples(draws=[random.random], log=tmp_path / "log")
+        return kind(examples, 8, shuffle=True, **WORKERS[workers])
+
     makers = [
-        lambda: Wrapped(Examples(log=tmp_path / "log"), 8, shuffle=True, **WORKERS[workers]),
+        lambda: loader(Wrapped),
+        lambda: loader(Prefetching),
+        lambda: Around(loader()),
+        lambda: Generating(loader()),
         lambda: DataLoader(Stream64(tmp_path / "log"), 8, **WORKERS["1"]),
     ]
     for make in makers:
-        whole = fetch(make())
-        assert compute_sha256(fetch(make(), start=5)) == compute_sha256(whole[5:])
+        used = make()
+        assert len([*used]) == 8  # it may have workers now
+        with contextlib.closing(EpochBatches(used)) as batches:
+            for epoch in (1, 2):
+                whole = [*batches.epoch(5, epoch)]
+                rest = fetch(make(), epoch, start=5)
+                assert compute_sha256(rest) == compute_sha256(whole[5:])
         assert no_process_is_left(read_log(tmp_path / "log")[0])
 
 
@@ -383,6 +402,36 @@ def test_items_that_are_batches_already():
     assert compute_sha256(fetch(loader(num_workers=2), start=3)) == compute_sha256(whole[3:])
 
 
+class Reusing(Sampler):
+    """Yields the same list, tensor or array again and again."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        for start in range(0, 64, 8):
+            for place in range(8):
+                self.batch[place] = start + place
+            yield self.batch
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        Evens(Examples(80), 8),
+        *(
+            DataLoader(Examples(), batch_sampler=Reusing(batch))
+            for batch in ([0] * 8, torch.zeros(8, dtype=torch.int64), np.zeros(8, int))
+        ),
+    ],
+)
+def test_the_examples_are_those_that_pytorch_fetches(loader):
+    assert indices_of(fetch(loader)) == indices_of(loader)
+
+
 class WrongLength(SubsetRandomSampler):
     def __len__(self):
         return 64
@@ -407,41 +456,93 @@ def test_an_iterable_dataset_that_yields_fewer_than_its_length():
         fetch(DataLoader(Missing(), 8))
 
 
+class Growing(Sampler):
+    """Has 5 batches in epoch 1 and another number after it."""
+
+    def __init__(self, number):
+        self.number, self.epoch = number, 1
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 5 if self.epoch == 1 else self.number
+
+    def __iter__(self):
+        return iter([[0, 1]] * len(self))
+
+
+@pytest.mark.parametrize("number", [4, 6])
+def test_an_epoch_with_another_number_of_batches(number, tmp_path):
+    run = Run(scheduler_every="epoch")
+    run.loaders[0] = DataLoader(run.loaders[0].dataset, batch_sampler=Growing(number))
+    message = f"train_loader has {number} batches in epoch 2, but 5 in the first"
+    with pytest.raises(ValueError, match=message):
+        run.train(checkpoint_path=tmp_path / "run.pt")
+    assert run.history.position == "1 epoch"
+    assert Run(scheduler_every="epoch").load(tmp_path / "run.pt").sha256() == run.sha256()
+
+
+@pytest.mark.parametrize("loader", ["shuffled", "one worker"])
+@pytest.mark.parametrize(("number", "position"), [(0, "3 of"), (1, "5 of")])
+def test_a_dataset_that_raises_stop_iteration_ends_no_epoch(loader, number, position):
+    run = Run(loader)
+    own = run.loaders[number].collate_fn
+    run.loaders[number].collate_fn = at_call(3, lambda: next(iter(())), own)
+    with pytest.raises(ValueError, match="_loader has [23] batches, though its length is 5"):
+        run.train(1)  # 2 where the first batch was looked at before
+    assert run.history.position == f"0 epochs and {position} 5 batches"
+
+
+def test_where_workers_are_used_nothing_is_fetched_before_training():
+    """An open file of a dataset can't be shared with the workers that are started later."""
+    for number, wrap in itertools.product(range(3), (lambda loader: loader, Around)):
+        run, fetched = Run(), []
+        note = functools.partial(fetched.append, 1)
+        run.loaders[number] = LOADERS["one worker"]()
+        for loader in run.loaders:
+            loader.collate_fn = at_call(0, note, loader.collate_fn)
+        run.loaders[number] = wrap(run.loaders[number])
+        run.optimizer.register_step_pre_hook(fail)
+        with pytest.raises(Broken):
+            run.train(1)
+        assert len(fetched) == (number > 0)  # the batch that is trained
+
+
 # ---- No worker is left ----
 
 
 def no_process_is_left(pids):
+    left = multiprocessing.active_children()
+    for child in left:
+        child.kill()  # or a test that fails never ends
     for pid in {*pids} - {os.getpid()}:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             continue
         return False
-    return not multiprocessing.active_children()
+    return not left
 
 
 class Hanging(Examples):
-    """Blocks for ever at one example; before that, it may wait for a byte and then signal."""
+    """Blocks for ever at one example."""
 
-    def __init__(self, log, example=64, signals=(), start=None):
+    def __init__(self, log, example=64):
         super().__init__(log=str(log))
-        self.example, self.signals, self.start = example, signals, start
-        self.trainer, self.never = os.getpid(), os.pipe()
+        self.example, self.never = example, multiprocessing.Pipe()
 
     def __getitem__(self, index):
         item = super().__getitem__(index)
         if index == self.example:
-            if self.start is not None:
-                os.read(self.start, 1)
-            for number in self.signals:
-                os.kill(self.trainer, number)
-            os.read(self.never[0], 1)
+            self.never[0].recv()
         return item[0].float().expand(6), item[1]
 
 
-def hanging_run(tmp_path, workers="2", **settings):
+def hanging_run(tmp_path, workers="2", kind=DataLoader, context=None, **settings):
     run = Run(scheduler_every="epoch")
-    run.loaders[0] = DataLoader(Hanging(tmp_path / "log", **settings), 8, **WORKERS[workers])
+    how = {"multiprocessing_context": context, **WORKERS[workers]}
+    run.loaders[0] = kind(Hanging(tmp_path / "log", **settings), 8, **how)
     return run
 
 
@@ -453,10 +554,12 @@ def fail(*_):
     raise Broken("on purpose")
 
 
-@pytest.mark.parametrize("workers", ["2", "persistent"])
+@pytest.mark.parametrize(
+    ("workers", "kind"), [("2", DataLoader), ("persistent", DataLoader), ("2", Prefetching)]
+)
 @pytest.mark.parametrize("end", ["returns", "raises", "stopped"])
-def test_all_workers_are_gone(tmp_path, workers, end):
-    run = hanging_run(tmp_path, workers)  # hangs nowhere: it has no example 64
+def test_all_workers_are_gone(tmp_path, workers, kind, end):
+    run = hanging_run(tmp_path, workers, kind)  # hangs nowhere: it has no example 64
     if end == "returns":
         run.train(1)
     elif end == "stopped":
@@ -493,28 +596,50 @@ def _sigterm_is_sigint():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.usefixtures("_sigterm_is_sigint")
-@pytest.mark.parametrize("workers", ["1", "persistent"])
-def test_a_second_signal_ends_the_waiting(tmp_path, monkeypatch, workers):
-    """The worker hangs in batch 1, and signals when this process is known to wait for it."""
-    reading, writing = os.pipe()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    run = hanging_run(tmp_path, workers, example=8, signals=signals, start=reading)
-    waiting_for, exit_codes = DeferredSignals.waiting_for, []
+@pytest.mark.usefixtures("_sigterm_is_sigint", "forkserver")
+@pytest.mark.parametrize(
+    ("workers", "context"), [("1", "fork"), ("persistent", "fork"), ("1", "forkserver")]
+)
+def test_a_second_signal_ends_the_waiting(tmp_path, monkeypatch, workers, context):
+    run = hanging_run(tmp_path, workers, context=context, example=8)  # of batch 1
+    iterator, errors = torch.utils.data.dataloader._MultiProcessingDataLoaderIter, []
+    get = iterator._try_get_data
 
-    def wait(signals, workers, fetching, **more):
-        if fetching and workers and len(run.history.minibatch_loss) == 1:
-            os.write(writing, b"x")
-        if not fetching:
-            exit_codes.extend(worker.exitcode for worker in workers)
-        return waiting_for(signals, workers, fetching, **more)
+    def press_twice_and_wait(*arguments, **settings):
+        if len(run.history.minibatch_loss) == 1:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        try:
+            return get(*arguments, **settings)
+        except BaseException as error:
+            errors.append(type(error.__cause__))
+            raise
 
-    monkeypatch.setattr(DeferredSignals, "waiting_for", wait)
+    monkeypatch.setattr(iterator, "_try_get_data", press_twice_and_wait)
     with pytest.raises(KeyboardInterrupt):
         run.train(checkpoint_path=tmp_path / "run.pt")
-    assert -signal.SIGKILL in exit_codes  # dead before PyTorch would wait for it
+    assert len(errors) == 1
+    assert errors != [queue.Empty]  # PyTorch looks every five seconds whether a worker is dead
     assert "Stopped after 0 epochs and 1 of 8 batches: the run is saved in" in run.printed
     assert no_process_is_left(read_log(tmp_path / "log")[0])
+
+
+def answer(connection):
+    connection.recv()
+    connection.send("alive")
+
+
+def test_a_worker_is_killed_even_when_its_forkserver_is_dead(forkserver):
+    ours, theirs = multiprocessing.Pipe()
+    worker = forkserver.Process(target=answer, args=(theirs,))
+    worker.start()
+    theirs.close()
+    worker._popen.returncode = 255  # what poll() returns then
+    kill(worker)
+    with contextlib.suppress(OSError):
+        ours.send("are you there?")
+    with pytest.raises((EOFError, OSError)):
+        ours.recv()
 
 
 def test_a_second_signal_ends_fetching_without_workers():

@@ -144,10 +144,3 @@ def test_parts_in_evaluation_mode_stay_there():
     assert [m.training for m in run.model.frozen.modules()] == [False] * 3
     assert run.model.classify[0].training
     assert run.model.frozen[1].running_mean.eq(0).all()  # it has seen no batch
-
-
-def test_a_new_run_of_a_model_in_evaluation_mode_trains_all_of_it():
-    run = Run()
-    run.model.eval()
-    run.train(1)
-    assert all(module.training for module in run.model.modules())

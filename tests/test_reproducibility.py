@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -273,9 +274,9 @@ def keyword_only(generator):
     return draw
 
 
-def with_class_attribute(generator):
-    below = type("Above", (), {"generator": generator})
-    return type("Below", (below,), {})()
+def on_class(value):
+    """Return an object whose class has inherited an attribute."""
+    return type("Below", (type("Above", (), {"attribute": value}),), {})()
 
 
 def in_a_cycle(generator):
@@ -290,7 +291,14 @@ HOLDERS = {
     "attribute": lambda g: SimpleNamespace(deeper=SimpleNamespace(generator=g)),
     "slot": Slotted,
     "slot of a base class": SlottedBelow,
-    "class attribute": with_class_attribute,
+    "class attribute": on_class,
+    "list on the class": lambda g: on_class([g]),
+    "default of a method": lambda g: on_class(lambda self, generator=g: generator),
+    "closure of a method": lambda g: on_class(closure(g)),
+    "static method": lambda g: on_class(staticmethod(closure(g))),
+    "class method": lambda g: on_class(classmethod(closure(g))),
+    "property": lambda g: on_class(property(closure(g))),
+    "deque": lambda g: deque([g]),
     "list": lambda g: [1, [g]],
     "tuple": lambda g: ("a", (g,)),
     "dict": lambda g: {"a": {"b": g}},
@@ -298,7 +306,6 @@ HOLDERS = {
     "keyword of a partial": lambda g: functools.partial(max, key=g),
     "bound method": lambda g: Watchful(g).draw,
     "closure": closure,
-    "function in an attribute": lambda g: SimpleNamespace(transform=closure(g)),
     "lambda with a default": lambda g: lambda x, generator=g: x,
     "keyword-only default": keyword_only,
     "module of PyTorch": lambda g: nn.Sequential(Draw(g)),

@@ -246,7 +246,12 @@ def test_what_cells_do_in_between_changes_nothing(between, batch, whole, tmp_pat
 
 @pytest.mark.parametrize("make", [list, torch.tensor, np.array, lambda r: [*torch.tensor(r)]])
 def test_equal_indices_of_any_type(make):
-    run = run_on(Transformed(Subset(examples(), EVEN)))
+    twice = Subset(examples(), EVEN)  # one object, or two that are equal
+    run = run_on(ConcatDataset([twice, twice]))
+    run.loaders[0] = DataLoader(ConcatDataset([subset(EVEN), subset(make(EVEN))]), 10)
+    assert run.train(2).history.epoch == 2
+
+    run = run_on(Transformed(twice))
     log = run.loaders[0].dataset.fetched
     run.loaders[0] = DataLoader(Transformed(Subset(examples(), make(EVEN))), 10, drop_last=True)
     assert run.train(2).history.epoch == 2
@@ -270,6 +275,51 @@ def test_indices_that_are_no_integers_are_compared_too():
         run.train(3)
 
 
+def test_what_has_trained_nothing_may_still_change():
+    run = Run()
+    features, targets = examples().tensors
+    run.loaders[0] = DataLoader(TensorDataset(features, targets.float()), 10)
+    with pytest.raises(ValueError, match="float32"):
+        run.train(1)
+    run.loaders[0] = DataLoader(examples(63), 12)
+    run.scheduler, run.scheduler_every = StepLR(run.optimizer, 1), "epoch"
+    run.model.normalize.eval()
+    assert run.train(1).history.batches_per_epoch == 6
+
+
+class FrozenByTrain(nn.Module):
+    """Its train() keeps a part in evaluation mode, and its eval() doesn't say so."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.model.normalize.eval()
+        return self
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def test_a_train_method_of_the_models_own():
+    def run(modes):
+        run = Run()
+        run.model = FrozenByTrain(run.model)
+        if "train" in modes:
+            run.model.train()
+        run.train(1)
+        if "eval" in modes:
+            run.model.eval()
+        return run.train()
+
+    assert run("train").sha256() == run("train, eval").sha256()
+    run = run("eval")  # it has begun without train()
+    assert run.model.model.normalize.training
+    assert run.model.model.frozen.training is False
+
+
 class Wrapper(nn.Module):
     """What DataParallel and torch.compile do to the names."""
 
@@ -288,13 +338,18 @@ def test_wrappers_change_no_names_of_modes(name):
     inside = run.model
     run.model = Wrapper(inside, name)
     run.train(2)
-    run.model.eval()
-    assert run.train(3).history.epoch == 3
-    assert inside.classify.training
+    for number, model in enumerate((run.model, inside), 3):
+        model.eval()
+        assert run.train(number).history.epoch == number
+        assert inside.classify.training
     assert not inside.frozen.training
     inside.normalize.eval()
     with refused(run, "eval mode are normalize"):
-        run.train(4)
+        run.train(5)
+    new = Run(scheduler_every="epoch")
+    new.model = Wrapper(new.model.eval(), name)
+    new.train(1)
+    assert all(module.training for module in new.model.modules())
 
 
 def test_the_history_of_a_loop_of_ones_own():
