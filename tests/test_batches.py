@@ -588,15 +588,7 @@ def test_a_worker_that_hangs_is_killed(tmp_path, end):
     assert no_process_is_left(pids)
 
 
-@pytest.fixture
-def _sigterm_is_sigint():
-    """Two different signals: of two equal ones, the system may deliver one."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("_sigterm_is_sigint", "forkserver")
+@pytest.mark.usefixtures("forkserver")
 @pytest.mark.parametrize(
     ("workers", "context"), [("1", "fork"), ("persistent", "fork"), ("1", "forkserver")]
 )
@@ -608,7 +600,7 @@ def test_a_second_signal_ends_the_waiting(tmp_path, monkeypatch, workers, contex
     def press_twice_and_wait(*arguments, **settings):
         if len(run.history.minibatch_loss) == 1:
             signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
         try:
             return get(*arguments, **settings)
         except BaseException as error:
