@@ -312,7 +312,7 @@ def test_a_position_of_ones_own_goes_into_a_checkpoint(tmp_path):
 def digits(monkeypatch):
     """The module beside the notebook, and a loader of its digits that come with a seed."""
     monkeypatch.syspath_prepend(str(ROOT / "notebooks"))
-    import augmented_digits
+    from programs import augmented_digits
 
     images, targets = torch.rand(10, 1, 6, 6), torch.arange(10)
 

@@ -43,4 +43,4 @@ def test_what_a_student_has_written_stays(work, capsys):
     capsys.readouterr()
     student.main()
     assert mine.read_text() == "my answers"
-    assert f"work/{mine.name} is there already, and stays as it is" in capsys.readouterr().out
+    assert f"work/{mine.name} already exists and was left as it is" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""notebooks/train_many.py and what starts it, as notebooks 7 and 8 use them: real processes."""
+"""programs/train_many.py and what starts it, as notebooks 7 and 8 use them: real processes."""
 
 import contextlib
 import inspect
@@ -23,8 +23,7 @@ from tools.course import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 
-import launch
-import train_many
+from programs import launch, train_many
 
 TORCHRUN = "torchrun --standalone --nproc-per-node"
 FIRST_CELL = "path"
@@ -130,7 +129,7 @@ def test_an_older_pytorch_gets_one_sentence(number, monkeypatch):
 @needs_fully_shard
 @pytest.mark.slow
 def test_processes_that_do_not_divide_the_batch(start):
-    run = start(f"{TORCHRUN} 3 train_many.py saved_data/never")
+    run = start(f"{TORCHRUN} 3 programs/train_many.py saved_data/never")
     assert run.status != 0
     assert run.shown == (
         "ValueError: A batch of 128 can't be split evenly among 3 processes. Use a number of "
@@ -143,7 +142,7 @@ def test_processes_that_do_not_divide_the_batch(start):
 
 
 def test_without_torchrun(start):
-    run = start("python train_many.py saved_data/never")
+    run = start("python programs/train_many.py saved_data/never")
     assert run.status != 0
     assert run.shown == "Start this file with torchrun: its first lines say how.\n"
 
@@ -152,7 +151,9 @@ def test_a_port_that_is_taken(start):
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
-        run = start(f"torchrun --master-port {other.getsockname()[1]} train_many.py saved_data/x")
+        run = start(
+            f"torchrun --master-port {other.getsockname()[1]} programs/train_many.py saved_data/x"
+        )
     assert run.status != 0
     assert run.shown.startswith("The port is taken")
 
@@ -161,12 +162,12 @@ def test_a_port_that_is_taken(start):
 @pytest.mark.slow
 def test_only_the_rank_that_fails_first_prints_its_error(start, course):
     # Rank 1 raises an error in its fourth step; rank 0 only loses its connection.
-    text = (course / "interrupted.py").read_text()
+    text = (course / "programs" / "interrupted.py").read_text()
     text = text.replace(
         "os.kill(os.getpid(), signal.Signals[signal_name])", "raise KeyError('mine')"
     )
-    (course / "failing.py").write_text(text)
-    run = start(f"{TORCHRUN} 2 failing.py SIGTERM 1 4 saved_data/many --num-epochs 1")
+    (course / "programs" / "failing.py").write_text(text)
+    run = start(f"{TORCHRUN} 2 programs/failing.py SIGTERM 1 4 saved_data/many --num-epochs 1")
     assert run.status != 0
     assert run.shown == "KeyError: 'mine'\n"
     errors, _, _ = run.errors.partition("torch/distributed/elastic")
@@ -182,8 +183,9 @@ def test_only_the_rank_that_fails_first_prints_its_error(start, course):
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_the_uninterrupted_run(start):
     settings = "--num-epochs 2 --batch-size 400"  # 10 batches an epoch
-    whole = start(f"{TORCHRUN} 2 train_many.py saved_data/whole {settings}")
-    killed = f"{TORCHRUN} 2 interrupted.py SIGKILL {{}} 5 saved_data/many {settings} --save-every 2"
+    whole = start(f"{TORCHRUN} 2 programs/train_many.py saved_data/whole {settings}")
+    interrupted = f"{TORCHRUN} 2 programs/interrupted.py SIGKILL {{}} 5"
+    killed = f"{interrupted} saved_data/many {settings} --save-every 2"
     positions = []
     for rank in (1, 0, 1):
         run = start(killed.format(rank))
@@ -191,7 +193,7 @@ def test_killed_again_and_again_it_ends_as_the_uninterrupted_run(start):
         assert f"Rank {rank} was killed." in run.shown
         positions += re.findall(r"Loaded after (.*),", run.printed)
     assert positions == ["0 epochs and 4 of 10 batches", "0 epochs and 8 of 10 batches"]
-    last = start(f"{TORCHRUN} 2 train_many.py saved_data/many {settings}")
+    last = start(f"{TORCHRUN} 2 programs/train_many.py saved_data/many {settings}")
     assert last.status == 0
     assert "Loaded after 1 epoch and 2 of 10 batches" in last.printed
     assert sha256(last.printed) == sha256(whole.printed)
@@ -203,7 +205,7 @@ def test_torchrun_is_asked_to_stop_and_all_ranks_save_together(course, monkeypat
     monkeypatch.chdir(course)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = subprocess.Popen(
-        [*command, "train_many.py", "saved_data/many", "--num-epochs", "500"],
+        [*command, "programs/train_many.py", "saved_data/many", "--num-epochs", "500"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -222,7 +224,7 @@ def test_torchrun_is_asked_to_stop_and_all_ranks_save_together(course, monkeypat
 
 
 def test_the_slurm_script_is_bash_and_its_command_fits(monkeypatch):
-    path = ROOT / "notebooks" / "train_many.sbatch"
+    path = ROOT / "notebooks" / "programs" / "train_many.sbatch"
     subprocess.run(["bash", "-n", path], check=True)
     options = re.search(r"train_many\.py (.*?) \|\|", path.read_text())[1].split()
     monkeypatch.setattr(sys, "argv", ["train_many.py", *options])

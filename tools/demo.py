@@ -1,10 +1,10 @@
-"""Bring the folder demo/ into the state from which a lecture begins.
+"""Prepare the folder demo/ for a lecture.
 
     python tools/demo.py
 
-The notebooks that are run live stand there without outputs, the others with theirs, and
-demo/saved_data/ holds what notebook 1 saves, so that notebook 2 can be started at once. What was in
-demo/ before is replaced; notebooks/, its saved_data/ and work/ stay as they are.
+The notebooks that are run live have no outputs there, the others do, and demo/saved_data/ holds
+what notebook 1 saves, so that notebook 2 can be started at once. An existing demo/ is replaced;
+notebooks/, its saved_data/ and work/ are left as they are.
 """
 
 import os
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.arithmetic import REFERENCE  # noqa: E402
 from tools.course import ROOT, temporary_course  # noqa: E402
 from tools.run_notebooks import run  # noqa: E402
-from tools.student import without_outputs  # noqa: E402
+from tools.student import NOTEBOOKS, lessons_and_programs, without_outputs  # noqa: E402
 
 DEMO = ROOT / "demo"
 FIRST = "1-lenet5-train-and-save.ipynb"
@@ -27,17 +27,19 @@ LIVE = {FIRST, "2-lenet5-load-and-continue.ipynb", "3-resume-lab.ipynb"}
 
 
 def make_demo(demo=DEMO):
-    """Make the folder `demo` anew; the one that is there is replaced when the new one is done."""
+    """Create the folder `demo`; an existing one is replaced once the new one is complete."""
     with temporary_course(keep_data=True) as course:
         run(course / "notebooks" / FIRST, lambda *_: None)
         new = course / "demo"
         new.mkdir()
         shutil.copytree(course / "notebooks" / "saved_data", new / "saved_data")
-        for path in sorted(path for path in (ROOT / "notebooks").iterdir() if path.is_file()):
+        for path in lessons_and_programs():
+            copy = new / path.relative_to(NOTEBOOKS)
+            copy.parent.mkdir(exist_ok=True)
             if path.name in LIVE:
-                nbformat.write(without_outputs(nbformat.read(path, as_version=4)), new / path.name)
+                nbformat.write(without_outputs(nbformat.read(path, as_version=4)), copy)
             else:
-                shutil.copy(path, new / path.name)
+                shutil.copy(path, copy)
         if demo.exists():
             shutil.rmtree(demo)
         shutil.move(new, demo)

@@ -97,16 +97,12 @@ def hash_code(notebook):
 
 
 def files_behind(source):
-    """Return the files in helper/, exercises/ and beside the notebooks that some code uses."""
+    """Return the files in helper/, exercises/ and notebooks/programs/ that some code uses."""
     files, waiting = set(), [source]
-    beside = list(ROOT.glob("notebooks/*.py"))
+    programs = list(ROOT.glob("notebooks/programs/*.py"))
     while waiting:
         source = waiting.pop()
-        found = {
-            file
-            for file in beside
-            if re.search(rf"^(from|import) {file.stem}\b|\b{file.name}\b", source, re.M)
-        }
+        found = {program for program in programs if uses(source, program)}
         for node in ast.walk(ast.parse(source)):
             package, _, module = (getattr(node, "module", None) or "").partition(".")
             if isinstance(node, ast.ImportFrom) and package in ("helper", "exercises"):
@@ -122,6 +118,12 @@ def files_behind(source):
         files |= found
         waiting += [file.read_text(encoding="utf-8") for file in found]
     return files
+
+
+def uses(source, program):
+    """Return whether some code imports a program of notebooks/programs/ or names its file."""
+    imports = rf"^(from|import) (programs\.)?{program.stem}\b"
+    return re.search(rf"{imports}|\b{program.name}\b", source, re.M) is not None
 
 
 def without_comments(source):

@@ -1,8 +1,8 @@
-"""Write copies of the notebooks without outputs to work/, for those who want to answer first.
+"""Copy the notebooks without outputs, and the programs they start, to work/.
 
     python tools/student.py
 
-What is in work/ already stays as it is, so it can be run again when the course has grown.
+Files that are already in work/ are left as they are, so you can run this again after an update.
 """
 
 import shutil
@@ -11,11 +11,12 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
 WORK = ROOT / "work"
 
 
 def without_outputs(notebook):
-    """Empty the cells' outputs, and lead links to solutions to where they are."""
+    """Empty the cells' outputs, and point links to solutions to where they are."""
     notebook.metadata.pop("sha256", None)  # it vouches for outputs
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -25,18 +26,25 @@ def without_outputs(notebook):
     return notebook
 
 
+def lessons_and_programs():
+    """Return the notebooks of the course, and the programs that they start."""
+    return sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("programs/*.*")])
+
+
 def main():
     WORK.mkdir(exist_ok=True)
-    for path in sorted(path for path in (ROOT / "notebooks").iterdir() if path.is_file()):
-        copy = WORK / path.name
+    for path in lessons_and_programs():
+        name = path.relative_to(NOTEBOOKS)
+        copy = WORK / name
         if copy.exists():
-            print(f"work/{path.name} is there already, and stays as it is")
-        elif path.suffix == ".ipynb":
+            print(f"work/{name} already exists and was left as it is")
+            continue
+        copy.parent.mkdir(exist_ok=True)
+        if path.suffix == ".ipynb":
             nbformat.write(without_outputs(nbformat.read(path, as_version=4)), copy)
-            print(f"work/{path.name}")
         else:
             shutil.copy(path, copy)
-            print(f"work/{path.name}")
+        print(f"work/{name}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train LeNet-5 with many processes. torchrun starts this file once for each of them:
 
-    torchrun --standalone --nproc-per-node 2 train_many.py saved_data/many --num-epochs 2
+    torchrun --standalone --nproc-per-node 2 programs/train_many.py saved_data/many --num-epochs 2
 
 The same command continues a run that was stopped or killed.
 """

@@ -1,6 +1,6 @@
 """train_many.py, but one rank sends itself a signal after N steps (45 here):
 
-torchrun --standalone --nproc-per-node 2 interrupted.py SIGKILL 1 45 saved_data/many --num-epochs 4
+torchrun --standalone --nproc-per-node 2 programs/interrupted.py SIGKILL 1 45 saved_data/many
 """
 
 import itertools
@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -21,5 +22,6 @@ def interrupt(*_):
 
 
 register_optimizer_step_post_hook(interrupt)
-sys.argv[:4] = ["train_many.py"]
-runpy.run_path("train_many.py", run_name="__main__")
+train_many = str(Path(__file__).with_name("train_many.py"))
+sys.argv[:4] = [train_many]
+runpy.run_path(train_many, run_name="__main__")
