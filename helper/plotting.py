@@ -82,39 +82,43 @@ def describe(axes: Axes, sentence: str) -> None:
 
 
 def plot_training_loss(
-    history: History, resumed_at: int | None = None, averaging_iterations: int = 20
+    history: History,
+    resumed_at: float | Sequence[float] | None = None,
+    averaging_iterations: int = 20,
 ) -> tuple[Figure, Axes]:
     """Plot the loss of every minibatch of a History and its running average over the epochs.
 
-    `resumed_at` marks the epoch after which the run was continued. Raises a ValueError if the
-    history is empty.
+    Each average is drawn at the last batch that goes into it. `resumed_at` marks the positions, in
+    epochs, at which the run was interrupted and continued: 2 is the end of epoch 2, 2.5 the middle
+    of epoch 3. Raises a ValueError if the history is empty.
     """
     if not history.minibatch_loss:
         raise ValueError("This history is empty: train first.")
     losses = np.asarray(history.minibatch_loss)
     per_epoch = history.batches_per_epoch or len(losses) / max(history.epoch, 1)
     epochs = np.arange(1, len(losses) + 1) / per_epoch
-    window = min(averaging_iterations, len(losses))
+    window = min(averaging_iterations, (len(losses) + 1) // 2)  # a short run has a line too
     averages = np.convolve(losses, np.full(window, 1 / window), mode="valid")
-    centers = epochs[window // 2 :][: len(averages)]
 
     figure, axes = plt.subplots()
     axes.plot(epochs, losses, color="0.5", linewidth=1, label="Minibatch loss")
-    axes.plot(centers, averages, label=f"Average of {window} minibatches")
+    axes.plot(epochs[window - 1 :], averages, label=f"Average of the last {window}")
     axes.set(xlabel="Epoch", ylabel="Loss (cross-entropy)", xlim=0, ylim=0)
     description = (
-        f"Loss from {losses[0]:.2f} in the first batch to {averages[-1]:.2f}, the average of the "
+        f"Loss from {losses[0]:.2g} in the first batch to {averages[-1]:.2g}, the average of the "
         f"last {window} of {len(losses):,} batches"
     )
     finish_curves(axes, description, resumed_at)
     return figure, axes
 
 
-def plot_accuracy(history: History, resumed_at: int | None = None) -> tuple[Figure, Axes]:
+def plot_accuracy(
+    history: History, resumed_at: float | Sequence[float] | None = None
+) -> tuple[Figure, Axes]:
     """Plot the training and validation accuracy of a History over its epochs, in percent.
 
-    `resumed_at` marks the epoch after which the run was continued. Raises a ValueError if no epoch
-    is finished.
+    `resumed_at` marks the positions, in epochs, at which the run was interrupted and continued.
+    Raises a ValueError if no epoch is finished.
     """
     if not history.train_acc:
         raise ValueError("This history has no finished epoch: train first.")
@@ -134,15 +138,28 @@ def plot_accuracy(history: History, resumed_at: int | None = None) -> tuple[Figu
     return figure, axes
 
 
-def finish_curves(axes: Axes, description: str, resumed_at: int | None) -> None:
+def finish_curves(axes: Axes, description: str, resumed_at: float | Sequence[float] | None) -> None:
     """Mark where the run was resumed, label whole epochs, add the legend and the sentence."""
     if resumed_at is not None:
-        label = f"Resumed after epoch {resumed_at}"
-        axes.axvline(resumed_at, color="black", linestyle=":", label=label)
-        description += f", {label.lower()}"
+        cuts = np.atleast_1d(resumed_at)
+        mark_cuts(axes, cuts)
+        description += f", resumed {' and '.join(map(place_of_cut, cuts))}"
     describe(axes, f"{description}.")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
+
+
+def mark_cuts(axes: Axes, cuts: Iterable[float]) -> None:
+    """Draw a vertical line at each position, in epochs, at which a run was resumed."""
+    for cut in cuts:
+        style = ":" if cut == int(cut) else "-."
+        label = f"Resumed {place_of_cut(cut)}"
+        axes.axvline(cut, color="black", linestyle=style, linewidth=2, label=label)
+
+
+def place_of_cut(cut: float) -> str:
+    """Return where a run was interrupted, in words: "after epoch 2" or "inside epoch 3"."""
+    return f"after epoch {int(cut)}" if cut == int(cut) else f"inside epoch {int(cut) + 1}"
 
 
 def show_examples(
@@ -221,7 +238,7 @@ def plot_confusion_matrix(
 ) -> tuple[Figure, Axes]:
     """Draw a confusion matrix `[num_classes, num_classes]` with a row for each true class.
 
-    Its sentence names three of the most frequent mistakes.
+    Its sentence names the three most frequent mistakes, and says how many others tie with the last.
     """
     from sklearn.metrics import ConfusionMatrixDisplay  # slow to import, and only this needs it
 
@@ -242,21 +259,32 @@ def plot_confusion_matrix(
     axes.set(xlabel="Predicted label", ylabel="True label", title=title)
     axes.grid(False)
 
-    mistakes = ", ".join(worst_confusions(matrix, class_names)[:3]) or "none"
+    mistakes = worst_confusions(matrix, class_names)
     description = f"{matrix.trace()} of {matrix.sum()} right; most frequent mistakes: {mistakes}."
     describe(axes, with_title(title, description))
     return axes.figure, axes
 
 
 def worst_confusions(
-    confusion_matrix: np.ndarray, class_names: Sequence[str] | None = None
-) -> list[str]:
-    """Describe all mistakes in words, most frequent first: ["9 taken for 4 (7)", ...]."""
+    confusion_matrix: np.ndarray, class_names: Sequence[str] | None = None, number: int = 3
+) -> str:
+    """Describe the most frequent mistakes: "9 taken for 4 (7), ..., and 4 more pairs with 2".
+
+    `number` are named; the end counts the pairs that are as frequent as the last one named.
+    Returns "none" if there are no mistakes.
+    """
     matrix = np.array(confusion_matrix)
     names = range(len(matrix)) if class_names is None else class_names
     np.fill_diagonal(matrix, 0)
     pairs = sorted(np.argwhere(matrix).tolist(), key=lambda pair: -matrix[*pair])
-    return [
+    if not pairs:
+        return "none"
+    described = [
         f"{names[target]} taken for {names[predicted]} ({matrix[target, predicted]})"
-        for target, predicted in pairs
+        for target, predicted in pairs[:number]
     ]
+    last = matrix[*pairs[:number][-1]]
+    ties = sum(matrix[*pair] == last for pair in pairs[number:])
+    if ties:
+        described.append(f"and {ties} more {'pair' if ties == 1 else 'pairs'} with {last}")
+    return ", ".join(described)

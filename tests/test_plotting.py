@@ -46,16 +46,16 @@ def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_loss_runs_over_the_epochs_and_its_average_is_centered():
+def test_each_average_is_drawn_at_the_last_loss_that_goes_into_it():
     figure, axes = plot_training_loss(HISTORY, averaging_iterations=3)
     losses, averages = axes.lines
     assert axes in figure.axes
     np.testing.assert_allclose(losses.get_xdata(), [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
-    np.testing.assert_allclose(averages.get_xdata(), [2 / 3, 1, 4 / 3, 5 / 3])
+    np.testing.assert_allclose(averages.get_xdata(), [1, 4 / 3, 5 / 3, 2])
     np.testing.assert_allclose(averages.get_ydata(), [3, 7 / 3, 5 / 3, 4 / 3])
-    assert legend_of(axes) == ["Minibatch loss", "Average of 3 minibatches"]
+    assert legend_of(axes) == ["Minibatch loss", "Average of the last 3"]
     assert sentences_of(figure) == [
-        "Loss from 4.00 in the first batch to 1.33, the average of the last 3 of 6 batches."
+        "Loss from 4 in the first batch to 1.3, the average of the last 3 of 6 batches."
     ]
 
 
@@ -79,6 +79,27 @@ def test_the_mark_where_a_run_was_resumed(plot):
     assert sentences_of(figure)[0].endswith(", resumed after epoch 1.")
     assert axes.lines[-1].get_xdata() == [1, 1]
     assert legend_of(axes)[-1] == "Resumed after epoch 1"
+
+
+def test_two_marks_after_an_epoch_and_inside_one():
+    figure, axes = plot_training_loss(HISTORY, resumed_at=[1, 1.5])
+    assert sentences_of(figure)[0].endswith(", resumed after epoch 1 and inside epoch 2.")
+    assert legend_of(axes)[-2:] == ["Resumed after epoch 1", "Resumed inside epoch 2"]
+    first, second = axes.lines[-2:]
+    assert first.get_linestyle() != second.get_linestyle()
+
+
+@pytest.mark.parametrize(
+    ("losses", "end"),
+    [
+        ([1.0, 0.0042], "to 0.0042, the average of the last 1 of 2 batches."),
+        ([0.0] * 8, "to 0, the average of the last 4 of 8 batches."),
+    ],
+)
+def test_a_small_loss_keeps_two_digits_and_a_short_run_has_an_average(losses, end):
+    figure, axes = plot_training_loss(History(minibatch_loss=losses))
+    assert sentences_of(figure)[0].endswith(end)
+    assert len(axes.lines[1].get_xdata()) > len(losses) / 2
 
 
 class Constant(nn.Module):
@@ -149,9 +170,28 @@ def test_confusion_matrix_is_drawn_and_described():
 
 
 def test_confusions_by_name_and_without_mistakes():
-    assert worst_confusions([[1, 2], [0, 1]], ["cat", "dog"]) == ["cat taken for dog (2)"]
+    assert worst_confusions([[1, 2], [0, 1]], ["cat", "dog"]) == "cat taken for dog (2)"
     figure, _ = plot_confusion_matrix(np.eye(3, dtype=int))
     assert sentences_of(figure) == ["3 of 3 right; most frequent mistakes: none."]
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "end"),
+    [
+        ([5, 2, 2, 1], "(2)"),
+        ([5, 2, 2, 2], "(2), and 1 more pair with 2"),
+        ([2, 2, 2, 2, 2, 1], "(2), and 2 more pairs with 2"),
+        ([3, 3], "(3)"),
+    ],
+)
+def test_ties_with_the_last_mistake_that_is_named_are_counted(mistakes, end):
+    matrix = np.zeros((3, 3), dtype=int)
+    off_diagonal = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    for pair, number in zip(off_diagonal, mistakes, strict=False):
+        matrix[pair] = number
+    described = worst_confusions(matrix)
+    assert described.endswith(end)
+    assert described.count(" taken for ") == min(len(mistakes), 3)
 
 
 def test_an_empty_history_is_refused():
@@ -189,7 +229,7 @@ def test_curves_can_be_read_as_tables():
     figure, _ = plot_training_loss(HISTORY, averaging_iterations=3)
     losses, averages = curves_as_tables(figure)
     assert losses["rows"][:2] == [["0.3333", "4"], ["0.6667", "3"]]
-    assert averages["header"] == ["Epoch", "Average of 3 minibatches"]
+    assert averages["header"] == ["Epoch", "Average of the last 3"]
     figure, axes = plt.subplots()
     axes.plot(range(1000), label="long")
     (long,) = curves_as_tables(figure)
