@@ -1,1 +1,1 @@
-"""What the notebooks share, in files that each do one job."""
+"""Code that the notebooks share. Each file does one job."""

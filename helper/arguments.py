@@ -1,4 +1,4 @@
-"""Refuse arguments of `train_model` that can't be used, before anything is trained."""
+"""Reject arguments that `train_model` can't use, before anything is trained."""
 
 import inspect
 import operator
@@ -18,7 +18,7 @@ from helper.history import History
 
 
 def as_positive_integer(name: str, value) -> int:
-    """Return a value as an int, or raise a ValueError. Integers of NumPy are accepted."""
+    """Return a value as an int, or raise a ValueError. NumPy integers are accepted."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise ValueError(f"{name} must be a positive integer, not {value!r}.")
     if operator.index(value) < 1:
@@ -27,7 +27,7 @@ def as_positive_integer(name: str, value) -> int:
 
 
 def check_arguments(trainer) -> None:
-    """Raise a ValueError that names an argument that can't be used; make integers of NumPy ints."""
+    """Raise a ValueError that names an unusable argument, and turn NumPy integers into ints."""
     if not isinstance(trainer.history, History):
         raise ValueError("history must be a History. A new run starts with History(seed=...).")
     trainer.num_epochs = as_positive_integer("num_epochs", trainer.num_epochs)
@@ -64,32 +64,32 @@ def check_loaders(trainer) -> None:
         if length_of(loader) == 0:
             raise ValueError(
                 f"{name} is empty. Check its dataset; with drop_last=True, a dataset smaller than "
-                "one batch has no batch at all."
+                "one batch yields no batches."
             )
     if length_of(trainer.train_loader) is None:
         raise ValueError("train_loader has no length: give its dataset a __len__.")
     if not getattr(trainer.train_loader, "in_order", True):
-        raise ValueError("train_loader must have in_order=True: the order of its batches counts.")
+        raise ValueError("train_loader must have in_order=True: the order of its batches matters.")
 
 
 def check_optimizer(optimizer, model) -> None:
     """Raise a ValueError for an optimizer of a different model, or one that needs a closure."""
     if not hasattr(optimizer, "param_groups"):
-        raise ValueError(f"optimizer must be an optimizer of torch.optim, not {optimizer!r:.50}.")
+        raise ValueError(f"optimizer must be a torch.optim optimizer, not {optimizer!r:.50}.")
     describe_optimizer(optimizer, model)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
-            f"{type(optimizer).__name__} needs a closure in each step, and train_model takes its "
-            "steps without one. Use a different optimizer, or a training loop of your own."
+            f"{type(optimizer).__name__} needs a closure for each step, but train_model steps "
+            "without one. Use a different optimizer, or your own training loop."
         )
 
 
 def check_scheduler(trainer) -> None:
-    """Raise a ValueError for a scheduler that can't be used as the other arguments say."""
+    """Raise a ValueError for a scheduler that doesn't go with the other arguments."""
     scheduler = trainer.scheduler
     if not hasattr(scheduler, "step"):
-        raise ValueError(f"scheduler must be one of torch.optim.lr_scheduler, not {scheduler!r}.")
+        raise ValueError(f"scheduler must come from torch.optim.lr_scheduler, not {scheduler!r}.")
     describe_scheduler(scheduler, trainer.optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         if trainer.scheduler_every == "batch":
@@ -116,7 +116,7 @@ def check_scheduler(trainer) -> None:
 
 
 def excess_steps(scheduler, steps: int) -> int:
-    """Return how many of the next `steps` a OneCycleLR can't take, or 0 if that isn't known."""
+    """Return how many of the next `steps` a OneCycleLR can't take, or 0 if that is unknown."""
     if isinstance(scheduler, OneCycleLR):
         return max(0, scheduler.last_epoch + steps - scheduler.total_steps)
     if isinstance(scheduler, ChainedScheduler):

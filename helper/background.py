@@ -13,29 +13,29 @@ from helper.verification import checkpoint_errors
 class BackgroundWriter:
     """Writes one checkpoint at a time in a thread.
 
-    The copy takes the memory of one more run. It is kept, since filling it again is faster than
+    The copy takes as much memory as the run itself. It is kept, because refilling it is faster than
     allocating a new one.
     """
 
     def __init__(self):
-        self.copies: list[torch.Tensor] = []  # of the tensors of a run, in their order
-        self.layouts: list[tuple] = []  # of the tensors that they are copies of
+        self.copies: list[torch.Tensor] = []  # of a run's tensors, in order
+        self.layouts: list[tuple] = []  # of the tensors that were copied
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None  # of the last write
 
     def start(self, path: str, checkpoint: dict) -> None:
-        """Copy a checkpoint, and start to write the copy. The write before must be over.
+        """Copy a checkpoint, and start writing the copy. The previous write must be finished.
 
-        Raises a CheckpointError if the copy can't be made: there isn't enough memory, for example.
+        Raises a CheckpointError if the copy fails, for example because memory runs out.
         """
-        with checkpoint_errors(f"{path} could not be saved, and is as it was before"):
+        with checkpoint_errors(f"{path} could not be saved and is unchanged"):
             duplicate = self.copy(checkpoint)
             thread = threading.Thread(target=self.write, args=(path, duplicate))
             thread.start()
         self.thread = thread
 
     def wait(self) -> None:
-        """Wait until the file is written. Raises a CheckpointError if that has failed."""
+        """Wait until the file is written. Raises a CheckpointError if writing failed."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -44,21 +44,21 @@ class BackgroundWriter:
             raise error
 
     def close(self) -> None:
-        """Wait for the thread, whatever comes of it, and give the memory of the copy back."""
+        """Wait for the thread, whether or not it succeeds, and free the memory of the copy."""
         if self.thread is not None:
             self.thread.join()
         self.copies.clear()
         self.layouts.clear()
 
     def write(self, path: str, checkpoint: dict) -> None:
-        """Write a checkpoint, and keep an error for the thread that waits."""
+        """Write a checkpoint, and store any error for the thread that waits."""
         try:
             write_checkpoint(path, checkpoint)
         except BaseException as error:
             self.error = error
 
     def copy(self, checkpoint: dict) -> dict:
-        """Return a copy of a checkpoint on the CPU. Tensors that share their numbers still do."""
+        """Return a copy of a checkpoint on the CPU. Tensors that share memory still do."""
         tensors = list(find_tensors(checkpoint))
         copies, memo = {}, {}
         for tensor in tensors:
@@ -71,9 +71,9 @@ class BackgroundWriter:
         return copy.deepcopy(checkpoint, memo)  # takes the copies in the memo, and copies the rest
 
     def fill(self, place: int, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy a tensor into the one that is kept in this place, or into a new one."""
-        # An assignment to a slice appends at the end. The layout is kept, too: the copy of a tensor
-        # with gaps has none, so its strides are different.
+        """Copy a tensor into the one that is kept at this place, or into a new one."""
+        # At the end of the list, assigning to the slice appends. The layout is stored because the
+        # copy of a tensor with gaps has no gaps, so its strides differ.
         if self.layouts[place : place + 1] != [layout_of(tensor)]:
             self.copies[place : place + 1] = [torch.empty_like(tensor, device="cpu")]
             self.layouts[place : place + 1] = [layout_of(tensor)]

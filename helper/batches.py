@@ -1,4 +1,4 @@
-"""Yield the batches of an epoch from any batch on, the same ones in any process."""
+"""Yield the batches of an epoch, starting at any batch; they are the same in every process."""
 
 import contextlib
 import itertools
@@ -39,8 +39,8 @@ class EpochBatches:
     The process that fetches the batch, this one or a worker, seeds first. So an epoch can begin at
     any batch, and the number of workers changes nothing. This holds for subclasses of DataLoader
     too, unless they override `__iter__` or `_get_iterator`. Anything else (an `IterableDataset`, a
-    list of batches) is fetched again from the start of the epoch, up to the batch that is wanted;
-    there, the number of workers can change a run.
+    list of batches) is fetched again from the start of the epoch, up to the batch that is needed;
+    in that case, the number of workers can change a run.
 
     Four things are not covered: samplers that adapt to the losses, since all indices of an epoch
     are drawn when it starts; samplers that count how often they are iterated (give them a method
@@ -72,7 +72,7 @@ class EpochBatches:
         """Yield the batches of an epoch (from 1), starting with batch `start` (from 0).
 
         Raises Stopped before or after a batch if a stop signal has come. Raises a ValueError if the
-        epoch has fewer batches than the loader's length, if that isn't `num_batches` (where it is
+        epoch has fewer batches than the loader's length, if that length isn't `num_batches` (when
         given), or if a batch isn't `(features, targets)`.
         """
         self.signals.raise_if_pending()
@@ -110,13 +110,13 @@ class EpochBatches:
         self.open(self.view)
         for number in range(start, num_batches):
             batch = self.next_batch()
-            if batch is END:  # the dataset has raised StopIteration
+            if batch is END:  # the dataset raised StopIteration
                 self.check_length(number, num_batches)
             yield batch
         self.signals.raise_if_pending()
 
     def iterate_loader(self, length: int | None, seed, epoch, stream) -> Iterator:
-        """Yield the loader's own batches from the first one on, and seed before each is fetched."""
+        """Yield the loader's own batches from the first one, and seed before each is fetched."""
         generators = find_generators(find_parts(self.loader))
         self.open(self.loader)
         numbers = itertools.count() if length is None else range(length)
@@ -133,19 +133,19 @@ class EpochBatches:
         """Raise a ValueError if an epoch has fewer batches than the loader's length."""
         if length is not None and num_batches < length:
             raise ValueError(
-                f"{self.name} has {num_batches} batches, though its length is {length}. Correct "
+                f"{self.name} has {num_batches} batches, though its length is {length}. Fix "
                 "the __len__ of its sampler or its dataset."
             )
 
     def open(self, loader: Iterable) -> None:
-        """Start to iterate over a loader, with workers that stop signals don't reach."""
+        """Start iterating over a loader; stop signals don't reach its workers."""
         if self.view is None:
             end_persistent_workers(loader)  # they would continue from their own random state
         before = multiprocessing.active_children()
         with stop_signals_blocked(start_method_of(loader)):
             self.iterator = iter(loader)
         started = [child for child in multiprocessing.active_children() if child not in before]
-        self.workers = started or self.workers  # persistent workers are there already
+        self.workers = started or self.workers  # persistent workers are already running
         if started and start_method_of(loader) == "forkserver":
             threading.Thread(target=tell_of_death, args=(started,), daemon=True).start()
 
@@ -158,7 +158,7 @@ class EpochBatches:
         return batch
 
     def close(self) -> None:
-        """Shut down the workers, if there are any, and kill those that don't end in 5 seconds."""
+        """Shut down the workers, if any, and kill those that don't exit within 5 seconds."""
         iterator, workers = self.iterator, self.workers
         self.iterator, self.workers = None, []
         with self.signals.waiting_for(workers, fetching=False):
@@ -181,7 +181,7 @@ class SeededDataset(Dataset):
         self.dataset = loader.dataset
         self.collate_fn = loader.collate_fn
         self.has_batches = loader.batch_sampler is not None
-        self.found_for = None  # the process, epoch and stream for which they were found
+        self.found_for = None  # the process, epoch and stream that `generators` belong to
         self.generators = []
 
     def __getitem__(self, key):
@@ -195,7 +195,7 @@ class SeededDataset(Dataset):
         return self.collate_fn(self.fetch(indices))
 
     def fetch(self, indices):
-        """Return what a DataLoader hands to its collate function."""
+        """Return what a DataLoader passes to its collate function."""
         if not self.has_batches:
             return self.dataset[indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
@@ -212,7 +212,7 @@ class WorkerInit:
     def __call__(self, worker_id: int) -> None:
         block_stop_signals()  # a forkserver doesn't pass on the mask of this process
         information = get_worker_info()
-        # Show the user's dataset, not ours; PyTorch lets nobody set it in the usual way.
+        # Show the user's dataset, not ours; PyTorch doesn't let us set it the usual way.
         object.__setattr__(information, "dataset", information.dataset.dataset)
         if self.worker_init_fn is not None:
             self.worker_init_fn(worker_id)
@@ -229,7 +229,7 @@ def has_view(loader) -> bool:
 
 
 def make_view(loader: DataLoader, keys: list) -> DataLoader:
-    """Return a DataLoader that fetches those batches of `loader` that `keys` list."""
+    """Return a DataLoader that fetches the batches of `loader` that are listed in `keys`."""
     settings = {}
     if loader.num_workers > 0:
         settings["worker_init_fn"] = WorkerInit(loader.worker_init_fn)
@@ -253,7 +253,7 @@ def identity_collate(batch):
 
 
 def copy_indices(indices):
-    """Return a copy of the indices of a batch: a sampler may fill the same list again."""
+    """Return a copy of the indices of a batch, because a sampler may reuse the same list."""
     if isinstance(indices, list):
         return list(indices)
     if isinstance(indices, torch.Tensor):
@@ -262,7 +262,7 @@ def copy_indices(indices):
 
 
 def end_persistent_workers(loader) -> None:
-    """Shut down the workers that a loader keeps, or one inside of it."""
+    """Shut down the persistent workers of a loader, and of any loader inside it."""
     for part in find_parts(loader):
         if isinstance(part, DataLoader) and part._iterator is not None:
             part._iterator._shutdown_workers()
@@ -270,7 +270,7 @@ def end_persistent_workers(loader) -> None:
 
 
 def start_method_of(loader) -> str | None:
-    """Return how a loader starts its workers: "fork", "spawn" or "forkserver"; None without."""
+    """Return how a loader starts its workers: "fork", "spawn" or "forkserver", or None."""
     if getattr(loader, "num_workers", 0) == 0:
         return None
     context = loader.multiprocessing_context or torch.multiprocessing
@@ -287,19 +287,19 @@ def check_examples(batch, name: str) -> None:
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2
     if not pair or not all(isinstance(part, torch.Tensor) for part in batch):
         raise ValueError(
-            f"{name} must yield pairs (features, targets) of tensors, not {describe(batch)}. Let "
-            "its dataset return such pairs, or make them in its collate_fn."
+            f"{name} must yield pairs (features, targets) of tensors, not {describe(batch)}. "
+            "Return such pairs from its dataset or its collate_fn."
         )
     features, targets = batch
     if targets.dtype != torch.int64 or targets.shape != features.shape[:1]:
         raise ValueError(
-            f"{name} must yield targets of type int64 and shape [B], the number of the class of "
-            f"each example; it yields {describe(targets)} with features {[*features.shape]}."
+            f"{name} must yield targets of type int64 and shape [B], the class index of each "
+            f"example; it yields {describe(targets)} with features {[*features.shape]}."
         )
 
 
 def describe(batch) -> str:
-    """Return what a batch is, in a few words."""
+    """Describe a batch in a few words."""
     if isinstance(batch, torch.Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {[*batch.shape]}"
     if isinstance(batch, dict):
@@ -327,7 +327,7 @@ def first_batch_size(batches: EpochBatches, seed: int) -> int:
     """Return the number of examples in the first batch of epoch 1, or 0 if that isn't known.
 
     With drop_last=True, batch sizes 126 to 129 all make 31 batches of 4,000 images; only this
-    number distinguishes them. From a loader with a view, nothing is fetched for it.
+    number distinguishes them. For a loader with a view, no data is fetched.
     """
     if batches.view is None:
         _, targets = first_batch(batches, seed)

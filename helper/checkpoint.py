@@ -49,10 +49,10 @@ def save_checkpoint(
 
     Raises a CheckpointError if the disk is full, the folder can't be written to, the parts don't
     belong together, a state holds something that couldn't be loaded, or a number is not finite (see
-    `find_not_finite`). The file that was there before is unchanged then, unless the message says
-    otherwise.
+    `find_not_finite`). In that case the previous file is unchanged, unless the message
+    says otherwise.
     """
-    with checkpoint_errors(f"{path} could not be saved, and is as it was before"):
+    with checkpoint_errors(f"{path} could not be saved and is unchanged"):
         checkpoint = make_checkpoint(model, optimizer, scheduler, history, **others)
         if name := find_not_finite(model, optimizer, others):
             raise ValueError(f"{name} is not finite. Training has failed: load an older checkpoint")
@@ -77,7 +77,7 @@ def write_checkpoint(path, checkpoint: dict) -> None:
     """Save a checkpoint as it is, or raise a CheckpointError."""
     with (
         DeferredSignals(),
-        checkpoint_errors(f"{path} could not be saved, and is as it was before"),
+        checkpoint_errors(f"{path} could not be saved and is unchanged"),
     ):
         try:
             with atomic_file(path) as file:
@@ -85,7 +85,7 @@ def write_checkpoint(path, checkpoint: dict) -> None:
         except FolderNotFlushed as error:
             raise CheckpointError(
                 f"{path} is saved and complete, but its folder could not be flushed to the disk "
-                f"({error}): after a power cut, the checkpoint before it may be back."
+                f"({error}): after a power failure, the previous checkpoint may be back."
             ) from error
 
 
@@ -112,7 +112,7 @@ def write_loadable(checkpoint: dict, file) -> None:
 
 
 def set_aside_unless_earlier_state(path: str | os.PathLike, history: History) -> None:
-    """Rename the file `path`, unless it holds an earlier state of this run, so nothing is lost.
+    """Rename the file `path`, unless it holds an earlier state of this run: nothing is lost.
 
     It is renamed if it holds a later state, a different run, objects that `train_model` wouldn't
     save (a scaler), or something else altogether. Prints the new name. Raises a CheckpointError if
@@ -134,10 +134,10 @@ def set_aside_unless_earlier_state(path: str | os.PathLike, history: History) ->
     start, suffix = os.path.splitext(path)
     names = (f"{start}.previous{number}{suffix}" for number in ("", *range(2, 1_000_000)))
     new_path = next(name for name in names if not os.path.lexists(name))
-    with checkpoint_errors(f"{path} can't be renamed, and is as it was before"):
+    with checkpoint_errors(f"{path} can't be renamed and is unchanged"):
         os.rename(path, new_path)
     line = f"{os.path.basename(path)} {reason}: renamed to {os.path.basename(new_path)}."
-    tqdm.write(line, file=sys.stdout)  # beside a progress bar, if there is one
+    tqdm.write(line, file=sys.stdout)  # keeps a progress bar intact
 
 
 # ---- Loading ----
@@ -179,7 +179,7 @@ def load_checkpoint(
 
 @contextlib.contextmanager
 def all_or_nothing(parts: dict):
-    """Put all parts of a run back to what they are now if the block raises an error."""
+    """Restore all parts of a run to their current state if the block raises an error."""
     restores = [snapshot(part) for part in parts.values()]
     try:
         yield
@@ -190,7 +190,7 @@ def all_or_nothing(parts: dict):
 
 
 def snapshot(part):
-    """Return a function that puts a part of a run back to what it is now."""
+    """Return a function that restores a part of a run to its current state."""
     if isinstance(part, nn.Module):
         return snapshot_module(part)
     if isinstance(part, Optimizer):
@@ -201,7 +201,7 @@ def snapshot(part):
 
 
 def snapshot_module(module):
-    """Return a function that puts a module back to what it is now, tensor by tensor."""
+    """Return a function that restores a module to its current state, tensor by tensor."""
     layers = [*module.modules()]
     slots = [(slot, dict(slot)) for m in layers for slot in (m._parameters, m._buffers)]
     tensors = [(t, t.detach().clone()) for t in (*module.parameters(), *module.buffers())]
@@ -233,15 +233,15 @@ def load_states(parts: dict, states: dict) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict) -> None:
-    """Load a copy of a state into an optimizer, and keep the type in which each tensor was saved.
+    """Load a copy of a state into an optimizer, and keep the dtype each tensor was saved with.
 
     A copy, because the tensors in `state` are mapped from the file, which may be overwritten later.
-    PyTorch casts tensors of the state to the type of their parameter: with bfloat16 parameters,
-    that would round the float32 numbers `mu_product` of NAdam and `eta` of ASGD.
+    PyTorch casts tensors of the state to the dtype of their parameter: with bfloat16 parameters,
+    that would round the float32 values `mu_product` of NAdam and `eta` of ASGD.
     """
     state = copy.deepcopy(state)
     optimizer.load_state_dict(state)
-    # The saved run has stepped. Without this, a scheduler that steps next would warn.
+    # The saved run has taken steps. Without this line, the next scheduler step would warn.
     optimizer._opt_called = True
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -252,7 +252,7 @@ def load_optimizer(optimizer: Optimizer, state: dict) -> None:
 
 
 def with_saved_types(saved, loaded):
-    """Return the loaded value, with the saved tensors where loading has changed their types."""
+    """Return the loaded value, with the saved tensors wherever loading changed their dtypes."""
     if isinstance(saved, torch.Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(saved, dict):
@@ -268,8 +268,9 @@ def with_saved_types(saved, loaded):
 def describe_checkpoint(path: str | os.PathLike, every_tensor: bool = True) -> Table:
     """Return a table of what is in a checkpoint, shown as HTML in a notebook, as text elsewhere.
 
-    Each part has a row with its total, and with `every_tensor` each tensor has one, with its shape,
-    type and bytes. Below are the position, the learning rate and the versions that wrote the file.
+    Each part has a row with its total; with `every_tensor`, each tensor also has a row with its
+    shape, type and bytes. Below the table are the position, the learning rate and the versions that
+    wrote the file.
     Raises a CheckpointError for a file that `load_checkpoint` wouldn't load.
     """
     with checkpoint_errors(f"{path} can't be described"):

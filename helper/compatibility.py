@@ -11,23 +11,23 @@ from torch.utils.data import DataLoader, Subset
 from helper.batches import first_batch, first_batch_size, length_of
 from helper.reproducibility import find_parts
 
-# The name under which a wrapper keeps the model inside.
+# The names under which wrappers keep the model inside them.
 WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}
-NEW_RUN = "To continue on purpose, start a new run from the loaded weights: History(seed=...)."
+NEW_RUN = "To continue anyway, start a new run from the loaded weights: History(seed=...)."
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint can't be saved or loaded; the message says why, and what to do."""
+    """A checkpoint can't be saved or loaded. The message says why, and what to do."""
 
 
-# ---- What must stay the same while a run is continued ----
+# ---- What must stay the same when a run continues ----
 
 
 def start_or_check_run(trainer) -> None:
-    """Start the run in `history`, or raise a ValueError unless the arguments are still its own.
+    """Start the run in `history`, or raise a ValueError if its arguments have changed.
 
-    Only what can be seen without fetching anything is compared. That the examples themselves are
-    the same is up to you.
+    Only what is known without fetching data is compared. Keeping the examples themselves the same
+    is up to you.
     """
     history = trainer.history
     for part in ("optimizer", "scheduler"):
@@ -38,7 +38,7 @@ def start_or_check_run(trainer) -> None:
     if history.others:
         raise ValueError(
             f"The checkpoint of this history also holds {', '.join(history.others)}, which "
-            "train_model would neither update nor save. Continue in a training loop of your own. "
+            "train_model would neither update nor save. Continue in your own training loop. "
             + NEW_RUN
         )
     is_new = not history.minibatch_loss
@@ -56,10 +56,10 @@ def start_or_check_run(trainer) -> None:
 
 
 def check_evaluation_batches(trainer) -> None:
-    """Look at a batch for validation and testing now, instead of after the first epoch.
+    """Check the first validation and test batches now, instead of after the first epoch.
 
-    Not where workers are used: a dataset that this process has touched may open files that the
-    workers can't share.
+    Skipped if there are workers: once a dataset has been used in this process, it may hold open
+    files that the workers can't share.
     """
     loaders = find_parts(trainer.train_loader, trainer.valid_loader, trainer.test_loader)
     if all(part.num_workers == 0 for part in loaders if isinstance(part, DataLoader)):
@@ -77,9 +77,9 @@ def start_or_check_batches(history, num_batches: int, batch_size: int) -> None:
     same_size = batch_size in (0, history.batch_size)
     if num_batches != history.batches_per_epoch or not same_size:
         raise ValueError(
-            f"train_loader has {num_batches} batches, the first of {batch_size} examples; this run "
-            f"began with {history.batches_per_epoch} batches, the first of {history.batch_size}. "
-            f"Check its batch size and its dataset. {NEW_RUN}"
+            f"train_loader has {num_batches} batches, the first with {batch_size} examples; this "
+            f"run began with {history.batches_per_epoch} batches, the first with "
+            f"{history.batch_size}. Check its batch size and its dataset. {NEW_RUN}"
         )
     if not 0 <= history.batch <= history.batches_per_epoch:
         raise ValueError(
@@ -105,7 +105,7 @@ def describe_settings(trainer) -> dict[str, str]:
 def describe_dataset(dataset) -> str:
     """Return the length of a dataset, with a hash of the indices of each Subset in it.
 
-    Other datasets inside of it are not compared, since it may open them only when it is used.
+    Other datasets inside it are not compared, since it may open them only when it is used.
     """
     length = "an unknown number of" if length_of(dataset) is None else length_of(dataset)
     subsets = [part for part in find_parts(dataset) if isinstance(part, Subset)]
@@ -114,7 +114,7 @@ def describe_dataset(dataset) -> str:
 
 
 def hash_indices(subset: Subset) -> str:
-    """Return eight hexadecimal digits: equal for equal indices in any type of sequence."""
+    """Return eight hexadecimal digits that are equal for equal indices in any type of sequence."""
     indices = np.asarray(subset.indices)
     if indices.dtype.kind in "iu":
         return hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:8]
@@ -122,8 +122,8 @@ def hash_indices(subset: Subset) -> str:
 
 
 def start_or_check_modes(history, model) -> None:
-    """Compare which modules are in eval mode, or record it for a new run."""
-    # By names without wrappers: "" is the model itself, inside of its wrappers.
+    """Compare which modules are in eval mode, or record them for a new run."""
+    # By their names without wrappers: "" is the model itself, inside its wrappers.
     modules = {without_wrappers(name): module for name, module in model.named_modules()}
     is_new = not history.minibatch_loss or not history.settings
     if not modules[""].training:
@@ -137,13 +137,14 @@ def start_or_check_modes(history, model) -> None:
         history.eval_modules = eval_modules
     if eval_modules != history.eval_modules:
         raise ValueError(
-            f"Modules in eval mode are {name_some(eval_modules)}, but this run began with "
-            f"{name_some(history.eval_modules)}. Call eval() or train() on the others. {NEW_RUN}"
+            "The modules in eval mode have changed since this run began, from "
+            f"{name_some(history.eval_modules)} to {name_some(eval_modules)}. Call eval() or "
+            f"train() on those that differ. {NEW_RUN}"
         )
 
 
 def name_some(names: list[str]) -> str:
-    """Return the first few of some names."""
+    """Return the first three names, as a text."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
@@ -202,8 +203,8 @@ def describe_tensors(model) -> dict[str, str]:
     for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor) and not can_be_loaded(value):
             raise ValueError(
-                f"{name} could not be loaded again: it is lazy, sparse, expanded or on the device "
-                "meta. Let the model see a batch, or use to_dense(), clone() or a different device"
+                f"{name} could not be loaded again: it is lazy, sparse, expanded or on the meta "
+                "device. Run a batch through the model, or use to_dense(), clone() or a real device"
             )
         described[name] = dtype_and_shape(value, name)
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -214,7 +215,7 @@ def describe_tensors(model) -> dict[str, str]:
 
 
 def can_be_loaded(tensor) -> bool:
-    """Return whether `load_state_dict` can copy a tensor into one of its own kind."""
+    """Return whether `load_state_dict` can copy a tensor into one like it."""
     if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
         return False
     expanded = [s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)]
@@ -231,7 +232,7 @@ def dtype_and_shape(value, name="") -> str:
 
 
 def check_equal(saved: dict, expected: dict) -> None:
-    """Raise a ValueError that names the first thing in which two descriptions differ."""
+    """Raise a ValueError that names the first difference between two descriptions."""
     for part, expected_names in expected.items():
         saved_names = saved.get(part)
         if saved_names is None:
@@ -249,8 +250,8 @@ def check_equal(saved: dict, expected: dict) -> None:
 
 
 def advice(part: str, saved_names: dict, expected_names: dict) -> str:
-    """Return what to do about a difference, which may be no more than a wrapper."""
-    create = f"Create the {part} with the class and the arguments that it was saved with"
+    """Return what to do about a difference, which may be just a wrapper."""
+    create = f"Create the {part} with the same class and arguments as the saved one"
     if {*map(without_wrappers, saved_names)} != {*map(without_wrappers, expected_names)}:
         return create
     saved, yours = find_wrapped(part, saved_names), find_wrapped(part, expected_names)
@@ -265,7 +266,7 @@ def advice(part: str, saved_names: dict, expected_names: dict) -> str:
 
 
 def find_wrapped(part: str, names: dict) -> set[str]:
-    """Return where wrappers keep what is inside them: {"model.module"}, for example."""
+    """Return where wrappers keep what is inside them, for example {"model.module"}."""
     places = set()
     for name in names:
         words = name.split(".")

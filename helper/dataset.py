@@ -64,7 +64,7 @@ def get_dataloaders_mnist(
 
     if source == "mnist-5k":
         train, test = load_mnist_5k(data_dir)
-        num_valid = validation_fraction * 5_000  # of all digits, the test digits included
+        num_valid = validation_fraction * 5_000  # of all digits, including the test digits
     else:
         train, test = load_mnist(data_dir)
         num_valid = validation_fraction * len(train[0])
@@ -93,7 +93,7 @@ def get_dataloaders_cifar10(
 def check_fraction(value) -> None:
     """Raise a ValueError unless `validation_fraction` is a number between 0 and 1."""
     if not (isinstance(value, numbers.Real) and 0 < value < 1):
-        raise ValueError(f"validation_fraction must lie between 0 and 1, not {value!r}.")
+        raise ValueError(f"validation_fraction must be between 0 and 1, not {value!r}.")
 
 
 def make_loaders(
@@ -115,7 +115,7 @@ def make_loaders(
             f"validation_fraction leaves none of the {len(images)} images for training."
         )
     if batch_size > num_train:
-        raise ValueError(f"batch_size must be at most {num_train}, all training images.")
+        raise ValueError(f"batch_size must be at most {num_train}, the number of training images.")
     images = resize(images, image_size)
     test_images = resize(test_images, image_size)
     train_set = ImageDataset(images[:num_train], targets[:num_train], channels)
@@ -159,7 +159,7 @@ class ImageDataset(Dataset):
         images = self.images.index_select(0, indices)  # twice as fast as self.images[indices]
         images = images.expand(-1, self.channels, -1, -1)
         # x / 127.5 - 1 gives the same floats, bit for bit, as ToTensor and Normalize(0.5, 0.5).
-        # float() comes first, since a division of integers gives PyTorch's default type.
+        # float() comes first, since dividing integers gives PyTorch's default dtype.
         return images.float().div_(127.5).sub_(1), self.targets[indices]
 
     def to(self, device: torch.device | str) -> "ImageDataset":

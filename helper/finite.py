@@ -1,4 +1,4 @@
-"""Numbers that are infinite or NaN: which of them must not be in a checkpoint."""
+"""Find infinite and NaN values that must not be saved in a checkpoint."""
 
 from collections.abc import Collection
 
@@ -18,9 +18,9 @@ def find_not_finite(
     """Return the name of a tensor that must not be saved, or None.
 
     Trained parameters and the tensors of optimizers must be finite. The rest of the model and of
-    the modules among `others` (buffers, frozen parameters) must not be NaN. It may be infinite, as
-    the mask of an attention layer is; in `model`, only the tensors that `may_be_infinite` names, if
-    that is given.
+    the modules among `others` (buffers, frozen parameters) must not be NaN. They may be infinite,
+    as attention masks are; in `model`, if `may_be_infinite` is given, only the tensors it names
+    may.
     """
     others = others or {}
     optimizers = {"optimizer": optimizer}
@@ -69,7 +69,7 @@ def kind_of_numbers(value) -> str:
     if not value.is_floating_point() or value.numel() == 0:
         return FINITE
     if "float4" in str(value.dtype):
-        return FINITE  # it has neither
+        return FINITE  # float4 has neither
     if value.dtype.itemsize == 1:
         value = value.float()  # float8 can't be compared
     smallest, largest = torch.aminmax(value)  # 30 times as fast as isfinite; NaN if there is one

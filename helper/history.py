@@ -1,4 +1,4 @@
-"""What has been trained so far, in plain numbers that go into a checkpoint as they are."""
+"""What has been trained so far, as plain numbers that go straight into a checkpoint."""
 
 import operator
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class History:
     def __post_init__(self):
         if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__"):
             raise ValueError(f"seed must be an integer in [0, 2**32), not {self.seed!r}.")
-        self.seed = operator.index(self.seed)  # an integer of NumPy can't be loaded again
+        self.seed = operator.index(self.seed)  # a saved NumPy integer can't be loaded
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be an integer in [0, 2**32), not {self.seed}.")
 
@@ -41,13 +41,13 @@ class History:
 
     @property
     def batch(self) -> int:
-        """How many batches of the current epoch are trained, in [0, batches_per_epoch]."""
+        """How many batches of the current epoch are done, in [0, batches_per_epoch]."""
         done = self.epoch * self.batches_per_epoch
         return len(self.minibatch_loss) - done if self.batches_per_epoch else 0
 
     @property
     def position(self) -> str:
-        """Epochs and batches in words."""
+        """The epochs and batches that are done, in words."""
         epochs = "1 epoch" if self.epoch == 1 else f"{self.epoch} epochs"
         if self.batch == 0:
             return epochs

@@ -17,7 +17,7 @@ import torch
 class Stream(IntEnum):
     """What random numbers are drawn for, so that no two uses share them.
 
-    From 1 on: SeedSequence pads with zeros, so [123, 1] would give the numbers of [123, 1, 0, 0].
+    They start at 1: SeedSequence pads with zeros, so [123, 1] would equal [123, 1, 0, 0].
     """
 
     ORDER = 1  # the order of the examples in an epoch
@@ -53,12 +53,12 @@ def set_all_seeds(seed: int) -> None:
 
 
 def set_deterministic() -> None:
-    """Let PyTorch use deterministic algorithms only.
+    """Make PyTorch use deterministic algorithms only.
 
     After this, an operation that has no such algorithm raises a RuntimeError.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
 
@@ -90,7 +90,7 @@ def seed_generator(generator, seed: int) -> None:
         generator.manual_seed(seed)
     elif isinstance(generator, random.Random):
         generator.seed(seed)
-    elif isinstance(generator, np.random.RandomState):  # its state has half a normal number too
+    elif isinstance(generator, np.random.RandomState):  # its state also caches a normal sample
         new = np.random.RandomState(type(generator._bit_generator)(seed))
         generator.set_state(new.get_state(legacy=False))
     else:
@@ -101,9 +101,9 @@ def seed_generator(generator, seed: int) -> None:
 def seed_loader(loader, seed: int, epoch: int, stream: Stream) -> None:
     """Make the order in which `loader` yields its examples depend on `(seed, epoch, stream)` alone.
 
-    Calls `set_epoch(epoch)` on what the loader consists of (`find_parts` says what is found), and
-    seeds the global generators and those that it holds. The generators of the data are seeded
-    apart from those of the samplers: a dataset may create one more when it is used.
+    Calls `set_epoch(epoch)` on the parts of the loader (`find_parts` says what is found), and seeds
+    the global generators and those that the loader holds. The generators of the data are seeded
+    separately from those of the samplers, because a dataset may create one more when it is used.
     """
     call_set_epoch(find_parts(loader), epoch)
     data = find_parts(getattr(loader, "dataset", None), getattr(loader, "collate_fn", None))
@@ -122,7 +122,7 @@ def call_set_epoch(parts: list, epoch: int) -> None:
 
 
 def find_generators(parts: list) -> list:
-    """Return those objects that are generators of random numbers."""
+    """Return the objects that are random number generators."""
     return [part for part in parts if isinstance(part, GENERATORS)]
 
 
@@ -169,7 +169,7 @@ def children(part) -> Iterator:
     yield from class_attributes(part)
     attributes = getattr(part, "__dict__", None)
     if isinstance(attributes, dict):
-        # A loader's iterator holds its workers and queues, and nothing of the user's.
+        # A loader's iterator holds its workers and queues, but nothing of the user's.
         yield from [value for name, value in attributes.items() if name != "_iterator"]
 
 
@@ -202,8 +202,8 @@ def preserve_rng_state(device: torch.device | str):
 def compute_sha256(*states) -> str:
     """Return the SHA-256, as 64 hexadecimal digits, of nested dicts and lists of tensors.
 
-    It covers names, numbers, and the type, shape and every bit of tensors and NumPy arrays, but no
-    device. Raises a TypeError for what it can't see into, a model for example.
+    It covers names, numbers, and the type, shape and every bit of tensors and NumPy arrays, but not
+    the device. Raises a TypeError for anything it can't see into, such as a model.
     """
     digest = hashlib.sha256()
 

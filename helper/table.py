@@ -8,7 +8,7 @@ from helper.compatibility import dtype_and_shape
 
 
 def tabulate(checkpoint, position, every_tensor):
-    """Return the Table of the dict in a checkpoint; `position` is in words."""
+    """Return a Table of what is in a checkpoint; `position` is in words."""
     tensors = [("model", *item) for item in checkpoint["model"].items()]
     for number, state in checkpoint["optimizer"]["state"].items():
         named = state.items() if isinstance(state, dict) else ()
@@ -29,7 +29,7 @@ def tabulate(checkpoint, position, every_tensor):
 
 
 class Table:
-    """Rows of strings, the first one the header, the last column on the right; and a note."""
+    """Rows of strings and a note. The first row is the header; the last column is right-aligned."""
 
     def __init__(self, rows, note):
         self.rows, self.note = rows, note

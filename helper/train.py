@@ -1,6 +1,6 @@
 """The training loop, in which every batch is a function of `(seed, epoch, batch)`.
 
-`train_model` creates a `Trainer` and calls its `fit`. Two facts carry the rest:
+`train_model` creates a `Trainer` and calls its `fit`. Two facts explain the rest:
 
 - The history is the position. `history.epoch` is the number of finished epochs (the length of
   `train_acc`), and `history.batch` the number of batches trained since then. Both move when a loss
@@ -61,7 +61,7 @@ def train_model(
 ) -> History:
     """Train `model` until `num_epochs` epochs are done in total, and return its history.
 
-    The fields of `Trainer` say what each argument is. A new run starts with `History(seed=...)`.
+    The fields of `Trainer` describe the arguments. A new run starts with `History(seed=...)`.
 
     All randomness of a batch comes from `(seed, epoch, batch)`, and the global random numbers are
     restored at the end. A run can still change with the device, the number of threads or the
@@ -97,7 +97,7 @@ def train_model(
 
 @dataclass(kw_only=True)
 class Trainer:
-    """What one call of `train_model` is given, and the steps that it consists of."""
+    """The arguments of one call of `train_model`, and the steps that it takes."""
 
     # The arguments
     model: nn.Module  # on `device` already; frozen parts in eval mode stay in eval mode
@@ -117,7 +117,7 @@ class Trainer:
     scheduler_every: str = "epoch"
     checkpoint_path: str | os.PathLike | None = None  # saved after every epoch and at a stop
     checkpoint_every: int | None = None  # also saved every N batches, counted over the whole run
-    # Train on while a thread writes the file. It takes the memory of one more run: a copy of model,
+    # Keep training while a thread writes the file. This takes memory for a copy of the model,
     # optimizer and scheduler. If a write fails, the next save or the end raises the error.
     save_in_background: bool = False
     logging_interval: int | None = None  # prints the loss of batches 0, N, 2N, ... of each epoch
@@ -166,12 +166,12 @@ class Trainer:
         return self.history
 
     def prepare(self) -> None:
-        """Move the datasets to the device; start the run in `history`, or check that it is this."""
+        """Move the datasets to the device; start the run in `history`, or check that it matches."""
         self.infinite_at_start = find_infinite(self.model)
         for loader in (self.train_loader, self.valid_loader, self.test_loader):
             if hasattr(getattr(loader, "dataset", None), "to"):
                 loader.dataset.to(self.device)
-        # Sets the model's training mode too, and enters batches_per_epoch in a new history.
+        # Also sets the model's training mode, and records batches_per_epoch in a new history.
         start_or_check_run(self)
 
     def train(self) -> None:
@@ -190,7 +190,7 @@ class Trainer:
         print(f"Test accuracy: {test_acc:.2f}%")
 
     def train_epoch(self) -> None:
-        """Train those batches of an epoch that are not trained yet."""
+        """Train the remaining batches of an epoch."""
         history = self.history
         epoch = history.epoch + 1
         num_batches = history.batches_per_epoch
@@ -237,7 +237,7 @@ class Trainer:
         title = self.title  # of this epoch: it changes when train_acc is appended
         train_acc = self.epoch_accuracy(self.train_batches, Stream.TRAIN_ACCURACY)
         valid_acc = self.epoch_accuracy(self.valid_batches, Stream.VALID_ACCURACY)
-        # Nothing has changed until here, so an error while computing accuracies loses nothing.
+        # Nothing has changed up to here, so an error while computing accuracies loses nothing.
         self.dirty = True
         self.half_done = True
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -276,13 +276,13 @@ class Trainer:
 
     @property
     def current_batch(self) -> str:
-        """The batch that is next, or that failed (they count from 0), and the learning rate."""
+        """The batch that is next, or that failed (counted from 0), and the learning rate."""
         history = self.history
         is_end = 0 < history.batches_per_epoch == history.batch
         batch = "after its last batch" if is_end else f"batch {history.batch}"
         return f"epoch {history.epoch + 1}, {batch}, at learning rate {self.learning_rate:g}"
 
-    # ---- Saving, and what happens to a run that doesn't reach its end ----
+    # ---- Saving, stopping and recovering ----
 
     def save(self) -> None:
         """Make sure that all numbers are finite, and save the run if it has a checkpoint_path."""
@@ -307,8 +307,8 @@ class Trainer:
     def finish_saving(self) -> None:
         """Wait for a save in the background, if there is one; raise a CheckpointError if it failed.
 
-        Only now is it known that the file is complete, so only now may the run be called clean: if
-        nothing was trained since, not even half of a step.
+        Only now is the file known to be complete. So only now can `dirty` become False, and only if
+        nothing has been trained since the write started, not even half a step.
         """
         being_written, self.being_written = self.being_written, None
         self.writer.wait()
@@ -317,14 +317,14 @@ class Trainer:
 
     @property
     def num_entries(self) -> int:
-        """How many losses and accuracies the history has: what it has is never changed."""
+        """How many losses and accuracies the history has. Training only appends to them."""
         return len(self.history.minibatch_loss) + len(self.history.train_acc)
 
     def save_and_report(self, event: str, advice: str) -> None:
         """Save a run that ends between two steps, and print where it is and what to do."""
         where = "in memory"
         try:
-            if self.history.minibatch_loss:  # otherwise nothing is trained
+            if self.history.minibatch_loss:  # otherwise nothing has been trained
                 with contextlib.suppress(CheckpointError):  # the save below takes its place
                     self.finish_saving()
                 self.save()
@@ -371,7 +371,7 @@ class Trainer:
             return False
         saved = History(**read_checkpoint(self.checkpoint_file)["history"])
         if not self.history.continues(saved):
-            return False  # the file of a different run
+            return False  # the file belongs to a different run
         load_checkpoint(self.checkpoint_file, self.model, self.optimizer, self.scheduler)
         self.history.load_state_dict(saved.state_dict())
         return True

@@ -18,7 +18,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     """Return the dict in the file `path`, after making sure that it is the one that was saved.
 
     Its tensors are mapped: they are read from the file when they are used. Raises a CheckpointError
-    if the file is missing, damaged, unsafe to load, or no checkpoint of this version.
+    if the file is missing, damaged, unsafe to load, or not a checkpoint of this version.
     """
     if not os.path.isfile(path):  # also False inside a folder that you may not open
         raise CheckpointError(
@@ -27,7 +27,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
         )
     with checkpoint_errors(f"{path} is damaged or isn't a checkpoint; load an older one"):
         verify_content(path)
-    with checkpoint_errors(f'{path} can\'t be read; map_location="cpu" helps with one from a GPU'):
+    with checkpoint_errors(f'{path} can\'t be read; if it is from a GPU, try map_location="cpu"'):
         try:
             checkpoint = torch.load(path, map_location=map_location, mmap=True, weights_only=True)
         except pickle.UnpicklingError:
@@ -36,7 +36,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
                 "values, a whole model for example, and loading it could run any program. Save the "
                 "model's state_dict() where the file was made, and load that."
             ) from None
-    with checkpoint_errors(f"{path} can be read, but it isn't a checkpoint of save_checkpoint"):
+    with checkpoint_errors(f"{path} can be read, but it wasn't written by save_checkpoint"):
         check_format(checkpoint)
         check_parts(checkpoint)
     return checkpoint
@@ -49,28 +49,28 @@ def verify_content(path) -> None:
     """
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            "it isn't a complete archive of torch.save. (Neither is a file from before PyTorch 1.6 "
+            "it isn't a complete torch.save archive. (Neither is a file from before PyTorch 1.6 "
             "or a plain pickle, which torch.load may read.)"
         )
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         for record in records:
             # torch.save never compresses: a compressed record could expand without limit. And
-            # PyTorch reads nothing of a record that has the MS-DOS mark of a folder (0x10).
+            # PyTorch reads nothing from a record that MS-DOS marks as a folder (0x10).
             if record.compress_type != zipfile.ZIP_STORED or record.external_attr & 0x10:
-                raise ValueError(f"torch.save writes no record like {record.filename}")
+                raise ValueError(f"torch.save never writes a record like {record.filename}")
         if sum(record.file_size for record in records) > os.path.getsize(path):
             raise ValueError("its records are larger than the file")
-        # Of two archives, one behind the other, zipfile reads the second, torch.load the first.
+        # If two archives are concatenated, zipfile reads the second and torch.load the first.
         if min(record.header_offset for record in records) > 0:
-            raise ValueError("its first record isn't at its start")
-        with ThreadPoolExecutor() as threads:  # zlib computes checksums beside other threads
+            raise ValueError("its first record isn't at the start of the file")
+        with ThreadPoolExecutor() as threads:  # zlib computes checksums in parallel
             for _ in threads.map(read_record, [archive] * len(records), records):
-                pass  # raises the error of a record that is damaged
+                pass  # raises the error of a damaged record
 
 
 def read_record(archive, record) -> None:
-    """Read a record of an archive, or raise a ValueError if it doesn't fit its checksum."""
+    """Read a record of an archive, or raise a ValueError if it doesn't match its checksum."""
     try:
         with archive.open(record) as file:
             while file.read(2**20):
@@ -87,7 +87,7 @@ def check_format(content) -> None:
         return
     if str(content.get("format", "")).startswith("save, load, continue"):
         raise ValueError(
-            "an earlier version of this course saved it. Run the notebook that saves it again"
+            "an earlier version of this course saved it. Rerun the notebook that saves it"
         )
     load = "load_state_dict(torch.load(path, weights_only=True))"
     tensors = [name for name, value in content.items() if isinstance(value, torch.Tensor)]
@@ -122,7 +122,7 @@ def check_parts(checkpoint: dict) -> None:
     if not all(isinstance(name, str) for name in checkpoint["scheduler"] or {}):
         raise ValueError("the state of the scheduler has names that aren't strings")
     if set(description) - {"model", "optimizer", "scheduler"} != set(checkpoint["others"]):
-        raise ValueError("the others are not those of the description")
+        raise ValueError("the other objects are not those in the description")
     if not all(isinstance(version, str) for version in checkpoint["versions"].values()):
         raise ValueError("a version isn't a string")
     if not is_valid_state(checkpoint["history"]):

@@ -175,7 +175,7 @@ def test_an_optimizer_that_needs_a_closure(kind, scheduled):
     run = Run()
     run.optimizer = kind(run.model.parameters(), lr=0.1)
     run.scheduler = StepLR(run.optimizer, 1) if scheduled else None  # it wraps the method step
-    refused(run, f"{kind.__name__} needs a closure .* a training loop of your own")
+    refused(run, f"{kind.__name__} needs a closure .* your own training loop")
 
 
 @pytest.mark.parametrize("part", ["optimizer", "scheduler"])
@@ -183,7 +183,7 @@ def test_a_part_that_is_something_else(part):
     run = Run()
     for value in (5, "SGD") if part == "scheduler" else (None, 5):
         setattr(run, part, value)
-        with pytest.raises(ValueError, match=f"{part} must be .* of torch.optim"):
+        with pytest.raises(ValueError, match=f"{part} must .* torch.optim"):
             run.train()
     assert run.history == History(seed=5)
 

@@ -246,7 +246,7 @@ def test_flushing_a_folder(run, path, monkeypatch, number):
 def test_flushing_a_file(run, path, monkeypatch, number):
     before, context = path.read_bytes(), contextlib.nullcontext()
     if number in BROKEN:
-        message = f"could not be saved, and is as it was before: .*{os.strerror(number)}"
+        message = f"could not be saved and is unchanged: .*{os.strerror(number)}"
         context = pytest.raises(CheckpointError, match=message)
     with flushing_fails(monkeypatch, stat.S_ISREG, number), context:
         save_checkpoint(path, *run, History())

@@ -416,7 +416,7 @@ def test_a_file_that_may_not_grow(missing, states, path, forkserver):
     process.join()
     assert process.exitcode == 0
     error = (path.parent / "error").read_text()
-    assert error.startswith(f"3 epochs: {path} could not be saved, and is as it was before")
+    assert error.startswith(f"3 epochs: {path} could not be saved and is unchanged")
     assert "File too large" in error
     assert Run().load(path).sha256() == states["1 epoch"]
     assert Run().load(path).train().sha256() == states["3 epochs"]
@@ -431,7 +431,7 @@ def test_a_copy_that_cannot_be_made(what, states, path, monkeypatch):
             patch.setattr(torch, "empty_like", fail)
         else:
             run.scheduler.lock = threading.Lock()
-        with pytest.raises(CheckpointError, match="could not be saved, and is as it was before: "):
+        with pytest.raises(CheckpointError, match="could not be saved and is unchanged: "):
             run.train(checkpoint_path=path, save_in_background=True)
     assert not os.listdir(path.parent)
     assert run.history.position == "1 epoch"

@@ -274,7 +274,7 @@ def test_a_tensor_that_could_not_be_loaded_is_refused_when_it_is_saved(kind, tmp
         lambda: save_checkpoint(tmp_path / "run.pt", model, optimizer, None, History()),
         lambda: load_checkpoint(tmp_path / "run.pt", model),
     ):
-        with pytest.raises(CheckpointError, match="lazy, sparse, expanded or on the device meta"):
+        with pytest.raises(CheckpointError, match="lazy, sparse, expanded or on the meta device"):
             call()
     assert not os.listdir(tmp_path)
 

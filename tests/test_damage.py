@@ -175,7 +175,7 @@ BARE = {
     "format 2": (lambda: {"format": "save, load, continue 2", "model": {}}, "an earlier version"),
     "format 1": (
         lambda: {"format": "save, load, continue 1", "history": None},
-        "an earlier version of this course saved it. Run the notebook that saves it again",
+        "an earlier version of this course saved it. Rerun the notebook that saves it",
     ),
 }
 
@@ -187,10 +187,10 @@ def test_a_different_file_is_named_and_what_reads_it(run, path, name):
     before = path.read_bytes()
     part = name.split()[-1] if name.split()[-1] in ("optimizer", "scheduler") else "model"
     part = "scheduler" if name in ("plateau", "sequence") else part
-    message = f"can be read, but it isn't a checkpoint of save_checkpoint: .*{message}"
+    message = f"can be read, but it wasn't written by save_checkpoint: .*{message}"
     with refused(run, message.replace("{}", part)):
         load_checkpoint(path, *run)
-    with pytest.raises(CheckpointError, match="isn't a checkpoint of save_checkpoint"):
+    with pytest.raises(CheckpointError, match="wasn't written by save_checkpoint"):
         describe_checkpoint(path)
     assert path.read_bytes() == before
 
@@ -207,7 +207,7 @@ def test_files_of_other_kinds(run, path):
     """From before PyTorch 1.6, and a pickle: torch.load may read them, which the message says."""
     torch.save(run[0].state_dict(), path, _use_new_zipfile_serialization=False)
     for _ in range(2):
-        with refused(run, "isn't a complete archive of torch.save.*which torch.load may read"):
+        with refused(run, "isn't a complete torch.save archive.*which torch.load may read"):
             load_checkpoint(path, *run)
         path.write_bytes(pickle.dumps({"epoch": 3}))
 
@@ -235,9 +235,9 @@ def test_a_part_of_a_different_form(run, path, part, content):
     checkpoint = torch.load(path, weights_only=True)
     checkpoint[part] = content
     torch.save(checkpoint, path)
-    with refused(run, "isn't a checkpoint of save_checkpoint"):
+    with refused(run, "wasn't written by save_checkpoint"):
         load_checkpoint(path, *run)
-    with pytest.raises(CheckpointError, match="isn't a checkpoint of save_checkpoint"):
+    with pytest.raises(CheckpointError, match="wasn't written by save_checkpoint"):
         describe_checkpoint(path)
 
 
@@ -257,7 +257,7 @@ def test_a_forged_part(run, path, forge):
     checkpoint = torch.load(path, weights_only=True)
     forge(checkpoint)
     torch.save(checkpoint, path)
-    with refused(run, "isn't a checkpoint of save_checkpoint"):
+    with refused(run, "wasn't written by save_checkpoint"):
         load_checkpoint(path, *run)
 
 
@@ -324,5 +324,5 @@ def test_a_zip_bomb_is_not_unpacked(run, path):
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("run/bomb", bytes(2_000_000))
     assert path.stat().st_size < 1_000_000
-    with refused(run, "is damaged.*torch.save writes no record like run/bomb"):
+    with refused(run, "is damaged.*torch.save never writes a record like run/bomb"):
         load_checkpoint(path, *run)

@@ -255,11 +255,11 @@ def test_a_damaged_cache_is_replaced(parsed, data_dir, tmp_path, capsys, damage)
     ("arguments", "message"),
     [
         ({"source": "mnist5k"}, 'source must be "mnist-5k" or "mnist", not'),
-        ({"validation_fraction": 0}, "validation_fraction must lie between 0 and 1"),
-        ({"validation_fraction": 1.0}, "validation_fraction must lie between 0 and 1"),
-        ({"validation_fraction": float("nan")}, "validation_fraction must lie between 0 and 1"),
+        ({"validation_fraction": 0}, "validation_fraction must be between 0 and 1"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
+        ({"validation_fraction": float("nan")}, "validation_fraction must be between 0 and 1"),
         ({"validation_fraction": 0.95}, "validation_fraction leaves none of the 4500"),
-        ({"validation_fraction": "0.1"}, "validation_fraction must lie between 0 and 1"),
+        ({"validation_fraction": "0.1"}, "validation_fraction must be between 0 and 1"),
         ({"batch_size": 0}, "batch_size must be a positive integer, not 0"),
         ({"batch_size": 12.5}, "batch_size must be a positive integer, not 12.5"),
         ({"batch_size": True}, "batch_size must be a positive integer, not True"),
@@ -576,7 +576,7 @@ def test_a_damaged_file_of_cifar10_is_named_or_unpacked_again(
 
 def test_wrong_arguments_for_cifar10_are_named(cifar10_mirror, tmp_path):
     for arguments, message in (
-        ({"validation_fraction": 0}, "validation_fraction must lie between 0 and 1"),
+        ({"validation_fraction": 0}, "validation_fraction must be between 0 and 1"),
         ({"validation_fraction": 0.99}, "validation_fraction leaves none of the 200"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"batch_size": 181}, "batch_size must be at most 180"),

@@ -59,7 +59,7 @@ def test_a_different_model(path, model, message, with_optimizer):
     save_checkpoint(path, *saved, History())
     yours = make(model(), "momentum", "StepLR")
     with refused(
-        yours, f"belongs to a different model: {message}.*Create the model with the class"
+        yours, f"belongs to a different model: {message}.*Create the model with the same class"
     ):
         load_checkpoint(path, *(yours if with_optimizer else yours[:1]))
 
@@ -152,7 +152,7 @@ def test_wrapped_in_different_ways(path):
     advice = load_advice(path, nn.DataParallel(Model()), compiled(Model()))
     assert all(name in advice for name in ("DataParallel", "torch.compile", "model._orig_mod"))
     for saved, loaded in permutations([net(4, 3), nn.DataParallel(net(4, 3, 2))]):
-        assert "Create the model with the class" in load_advice(path, saved, loaded)
+        assert "Create the model with the same class" in load_advice(path, saved, loaded)
 
 
 def test_a_wrapped_model_among_the_others(path):

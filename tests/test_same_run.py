@@ -86,8 +86,8 @@ def test_a_different_dataset(kind):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ((4000, 126), (4000, 129), "31 batches, the first of 129 .* 31 batches, the first of 126"),
-        ((60, 10), (60, 12), "5 batches, the first of 12 .* 6 batches, the first of 10"),
+        ((4000, 126), (4000, 129), "31 .*, the first with 129 .* 31 batches, the first with 126"),
+        ((60, 10), (60, 12), "5 batches, the first with 12 .* 6 batches, the first with 10"),
         ((60, 10), (70, 10), "7 batches"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_different_batch_size_of_a_list_of_batches():
     run.loaders[0] = [*run.loaders[0]]
     del run.history.settings["train_loader.dataset"]
     run.loaders[0][0] = [part[:4] for part in run.loaders[0][0]]
-    with refused(run, "6 batches, the first of 4"):
+    with refused(run, "6 batches, the first with 4"):
         run.train()
 
 
@@ -154,15 +154,15 @@ def test_a_different_scheduler(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.frozen.train(), "are none, but .* with frozen, frozen.0"),
-        (lambda model: model.normalize.eval(), "are normalize, frozen, frozen.0, ..."),
+        (lambda model: model.frozen.train(), "from frozen, frozen.0, .* to none"),
+        (lambda model: model.normalize.eval(), "to normalize, frozen, frozen.0, ..."),
     ],
 )
 def test_a_different_mode_of_a_layer(change, message, tmp_path):
     Run().train(1, checkpoint_path=tmp_path / "run.pt")
     run = Run().load(tmp_path / "run.pt")
     change(run.model)
-    with refused(run, f"Modules in eval mode .*{message}"):
+    with refused(run, f"The modules in eval mode .*{message}"):
         run.train()
     warm = Run().load(tmp_path / "run.pt")  # on purpose
     change(warm.model)
@@ -344,7 +344,7 @@ def test_wrappers_change_no_names_of_modes(name):
         assert inside.classify.training
     assert not inside.frozen.training
     inside.normalize.eval()
-    with refused(run, "eval mode are normalize"):
+    with refused(run, "eval mode have changed .* to normalize"):
         run.train(5)
     new = Run(scheduler_every="epoch")
     new.model = Wrapper(new.model.eval(), name)
