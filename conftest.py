@@ -56,3 +56,6 @@ def pytest_report_header(config):
 
 def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"Notebooks: {config.stash.get(COMPARISON, 'not run')}")
+    terminalreporter.write_line(
+        "Not tried here: the notebooks' claims with other settings and all of MNIST (`make claims`)"
+    )

@@ -8,22 +8,22 @@ REMEDIES = {
     "weights": (
         "The weights are not those that were saved. Save model.state_dict() as it is (no half "
         "precision), and load it with strict=True before training starts.",
-        (3, "9 · `strict=False` may load nothing, without an error"),
+        (3, "`strict=False` may load nothing"),
     ),
     "buffers": (
         "Buffers (BatchNorm's statistics, for example) are not those that were saved. Save and "
         "load the model's whole state_dict(), not its parameters alone.",
-        (3, "What each piece is worth ★"),
+        (3, "What each piece is for ★"),
     ),
     "mode": (
         "Modules train that were in eval mode, or the reverse. Call model.train() before each "
         "epoch, and eval() on what is frozen.",
-        (3, "11 · Training and evaluation mode are not in the state"),
+        (3, "The mode is not in the `state_dict` ★"),
     ),
     "optimizer state": (
         "The optimizer's state is not the one that was saved. Save and load "
         "optimizer.state_dict(), and create the optimizer with its parameters in the same order.",
-        (3, "What each piece is worth ★"),
+        (3, "What each piece is for ★"),
     ),
     "settings": (
         "The optimizer's settings or the loss scale are not those of that step. Load the states of "
@@ -33,38 +33,38 @@ REMEDIES = {
     "learning rate": (
         "The learning rate is not that of that step. Save and load scheduler.state_dict(), and "
         "step the scheduler at the same places as before.",
-        (3, '5 · "My new learning rate applies" ★'),
+        (3, "What each piece is for ★"),
     ),
     "batch": (
         "The batches are not those of that step: the position in the data, their order or their "
         "random augmentation isn't restored.",
-        (3, "1 · The same seed is not the same run ★"),
+        (3, "The same seed is not the same run ★"),
     ),
     "gradient": (
         "The gradients differ although weights, buffers, modes and batches are the same. The cause "
-        "is something outside the model and the optimizer: targets, a loss weight, another model.",
+        "is something outside the model and the optimizer: targets, a loss weight, a second model.",
         (6, "Also save when you use ..."),
     ),
     "gradient, random state": (
         "The gradients differ although weights, buffers, modes and batches are the same. The cause "
-        "is something outside the model and the optimizer: targets, a loss weight, another model; "
+        "is something outside the model and the optimizer: targets, a loss weight, a second model; "
         "or random numbers in the step (dropout, noise), because the random state differs as well.",
-        (3, "12 · Random states, restored on the wrong side of `iter(loader)` ★"),
+        (3, "Looking is not free"),
     ),
     "steps": (
         "The resumed run takes more or fewer steps than were left. Save how many epochs and "
         "batches are done, and start the loops from there.",
-        (3, "What each piece is worth ★"),
+        (3, "What each piece is for ★"),
     ),
     "no steps": (
         "The resumed run ends without a step, although steps were left. Save how many epochs and "
         "batches are done, and start the loops from there.",
-        (3, "What each piece is worth ★"),
+        (3, "What each piece is for ★"),
     ),
     "started over": (
         "The script starts over although it had saved. Let it load its checkpoint when there is "
         "one; if it does so when told, add the argument: --again '--resume'.",
-        (2, "Continuing"),
+        (2, "Continuing, with a stop"),
     ),
     "failed": (
         "The script fails when it is started again. Fix the error that is shown above.",

@@ -6,7 +6,7 @@ Each function returns the Figure and its Axes, and makes a sentence from the num
 
 import numbers
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +20,9 @@ from torch import nn
 
 from helper.evaluation import compute_logits
 from helper.history import History
+
+# Smaller differences between losses are drawn between this and zero, on a linear scale.
+SMALLEST_DIFFERENCE = 1e-6
 
 plt.style.use(Path(__file__).with_name("projector.mplstyle"))
 
@@ -135,6 +138,57 @@ def plot_accuracy(
         f"{valid[0]:.1f}% to {valid[-1]:.1f}%, over epochs 1 to {len(train)}"
     )
     finish_curves(axes, description, resumed_at)
+    return figure, axes
+
+
+def plot_continuations(
+    uninterrupted: History, continued: Mapping[str, tuple[History, Sequence[float]]]
+) -> tuple[Figure, np.ndarray]:
+    """Compare continued runs with the run that was never interrupted, a column for each.
+
+    `continued` maps a title to a History and the positions, in epochs, at which that run was
+    resumed. A History that lacks the first losses is aligned at the end. Above are the losses on a
+    log axis, below the absolute differences on a symlog axis, which has a zero. Returns the Figure
+    and its Axes `[2, len(continued)]`. Raises a ValueError if a run has more losses than the
+    uninterrupted one.
+    """
+    reference = np.asarray(uninterrupted.minibatch_loss)
+    epochs = np.arange(1, len(reference) + 1) / uninterrupted.batches_per_epoch
+    figure, axes = plt.subplots(
+        2, len(continued), sharex=True, sharey="row", squeeze=False, figsize=(14, 9)
+    )
+    for (above, below), (title, (history, resumed_at)) in zip(
+        axes.T, continued.items(), strict=True
+    ):
+        losses = np.asarray(history.minibatch_loss)
+        first = len(reference) - len(losses)
+        if first < 0:
+            raise ValueError(f"{title!r} has {-first} losses more than the uninterrupted run.")
+        differences = np.abs(losses - reference[first:])
+        above.plot(epochs, reference, color="C1", linewidth=6, label="Never interrupted")
+        above.plot(epochs[first:], losses, color="black", linewidth=1, label="Continued")
+        above.set(title=title, yscale="log")
+        below.plot(epochs[first:], differences, "o", color="C0", markersize=5)
+        below.set_yscale("symlog", linthresh=SMALLEST_DIFFERENCE)
+        below.axhline(0, color="0.5", linewidth=1)
+        below.set(xlabel="Epoch", xlim=0, ylim=(-SMALLEST_DIFFERENCE / 2, 20))
+        for ax in (above, below):
+            mark_cuts(ax, resumed_at)
+        places = " and ".join(map(place_of_cut, resumed_at))
+        differ = np.count_nonzero(differences)
+        how_far = (
+            f"{differ:,} differ, by up to {differences.max():.2g}" if differ else "none differs"
+        )
+        describe(
+            above,
+            f"{title}, resumed {places}: of {len(losses):,} losses, {how_far} from those of the "
+            "uninterrupted run.",
+        )
+    axes[0, 0].set_ylabel("Loss")
+    axes[1, 0].set_ylabel("Absolute difference")
+    axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in axes[0]:
+        ax.legend()
     return figure, axes
 
 

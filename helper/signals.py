@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 
+import torch
 from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
 
 # Jupyter's stop button and Ctrl-C send SIGINT; Slurm, Kubernetes and `kill` send SIGTERM.
@@ -101,6 +102,23 @@ class DeferredSignals:
             raise
         finally:
             self.workers, self.fetching = [], False
+
+
+def stop_after(steps: int, optimizer: torch.optim.Optimizer) -> None:
+    """Press the stop button after a number of optimizer steps: send SIGINT to this process, once.
+
+    For demonstrations and tests of what a stop in the middle of an epoch does.
+    """
+    taken = 0
+
+    def count_and_stop(*_):
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            hook.remove()
+            signal.raise_signal(signal.SIGINT)
+
+    hook = optimizer.register_step_post_hook(count_and_stop)
 
 
 def tell_of_death(workers: list) -> None:

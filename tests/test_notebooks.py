@@ -1,5 +1,6 @@
 """The notebooks as files: run in order, nothing edited since, nothing of one machine in them."""
 
+import ast
 import copy
 import re
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tools.course import ROOT
 from tools.run_notebooks import (
+    CHEAT_SHEET,
     README_PICTURE,
+    cheat_sheet,
     hash_code,
     hash_outputs,
     readme_picture,
@@ -62,7 +66,8 @@ def problems(notebook, lesson=True):
     if "widgets" in notebook.metadata or "application/vnd.jupyter" in nbformat.writes(notebook):
         found.append("the state of a widget")
     for cell in notebook.cells:
-        if set(cell.metadata) - {"tags"}:
+        collapsed = cell.metadata.get("jupyter", {}) == {"source_hidden": True}
+        if set(cell.metadata) - {"tags", *(["jupyter"] if collapsed else [])}:
             found.append(f"metadata of an editor in the cell {cell.id!r}")
         texts = [cell.source] + [
             output.get("text", "") + output.get("data", {}).get("text/plain", "")
@@ -188,22 +193,29 @@ def test_a_comment_makes_no_notebook_stale():
 
 @pytest.mark.parametrize(
     ("first_line", "number"),
-    [("class LeNet5", 3), ("def new_alexnet", 2)],
+    [("class LeNet5", 5), ("def new_alexnet", 2)],
     ids=["LeNet-5", "AlexNet"],
 )
-def test_the_model_is_the_same_in_all_notebooks_that_have_it(first_line, number):
-    copies = [
-        cell.source
-        for path in NOTEBOOKS
-        for cell in code_cells(read(path))
-        if cell.source.startswith(first_line)
-    ]
+def test_the_model_is_the_same_in_all_notebooks_and_programs_that_have_it(first_line, number):
+    sources = [cell.source for path in NOTEBOOKS for cell in code_cells(read(path))]
+    programs = [path.read_text("utf-8") for path in (ROOT / "notebooks/programs").glob("*.py")]
+    for program in programs:
+        nodes = ast.parse(program).body
+        sources += [ast.get_source_segment(program, node) for node in nodes]
+    copies = [source for source in sources if source.startswith(first_line)]
     assert len(copies) == number
     assert len(set(copies)) == 1
 
 
 def test_the_readme_shows_the_picture_of_the_notebook():
     assert README_PICTURE.read_bytes() == readme_picture(read(NOTEBOOKS[1]))
+
+
+def test_the_cheat_sheet_is_the_table_of_notebook_3():
+    assert CHEAT_SHEET.read_text("utf-8") == cheat_sheet(read(NOTEBOOKS[2]))
+    rows = re.findall(r"^\|.*\|$", CHEAT_SHEET.read_text("utf-8"), re.M)
+    assert len(rows) > 10
+    assert {row.count("|") - row.count("\\|") for row in rows} == {4}  # symptom, cause, fix
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

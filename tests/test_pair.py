@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from helper.checkpoint import describe_checkpoint
 from tools.course import ROOT, change_settings
@@ -31,13 +31,13 @@ def test_the_pair_continues_exactly_with_other_settings_too(course):
         result = run(course / name, lambda notebook, _: executed.append(notebook))
 
     assert result.endswith(
-        "✓ model, optimizer and scheduler are equal to the last bit after epoch 3"
+        "✓ the checkpoint: model, optimizer and scheduler are equal to the last bit after epoch 3"
     )
     first, second = map(printed, executed)
-    assert "✗" not in second
+    assert second.count("✗") == 1  # the lecture's way
     assert second.count("✓") == 4
     assert "Epoch: 001/001" in first
-    continued = second.split("when it was saved\n")[1]
+    continued = second.split("what the file holds\n")[1]
     assert re.findall(r"Epoch: (\d+/\d+) \| Train", continued)[:2] == ["002/003", "003/003"]
     (accuracy,) = re.findall(r"Saved after epoch 1: .* test accuracy (.*)", first)
     assert f"Test accuracy: {accuracy}" in second
@@ -80,10 +80,71 @@ def test_stop_in_mid_epoch_and_run_the_cell_again(course, monkeypatch):
             assert "Run this cell again to continue." in printed(notebook)
         for number, cell in enumerate(notebook.cells[index + 3 :], start=index + 3):
             client.execute_cell(cell, number)
-    assert "✗" not in printed(notebook)
+    assert printed(notebook).count("✗") == 1  # the lecture's way
     assert "model, optimizer and scheduler are equal to the last bit after epoch 5" in printed(
         notebook
     )
+
+
+KILL = """
+import os
+
+def kill(*_, steps=iter(range({steps}))):
+    if next(steps) == {steps} - 1:
+        os.kill(os.getpid(), 9)
+
+optimizer.register_step_post_hook(kill)
+"""
+
+
+def run_cells(course, cells):
+    """Run cells in a kernel of their own in the folder of the notebooks."""
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(course)}})
+    with client.setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                client.execute_cell(cell, number)
+    return printed(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps", "begins"), [(5, "1 epoch and 16 of 31 batches"), (20, "2 epochs")]
+)
+def test_after_a_dead_kernel_the_instructions_work_to_the_letter(
+    course, monkeypatch, steps, begins
+):
+    """Killed in the first epoch that is continued, and in the one after it."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    change_settings(course / FIRST, NUM_EPOCHS=1)
+    change_settings(course / SECOND, NUM_EPOCHS=3)
+    run(course / FIRST, lambda *_: None)
+    cells = nbformat.read(course / SECOND, as_version=4).cells
+    by_id = {cell.id: cell for cell in cells}
+
+    kill = nbformat.v4.new_code_cell(KILL.format(steps=steps))
+    index = cells.index(by_id["continue"])
+    with pytest.raises(DeadKernelError):
+        run_cells(course, [*cells[:index], kill, *cells[index:]])
+
+    instructions = re.search(r"\*\*If the kernel dies.*", by_id["stop-after-md"].source)[0]
+    setting, value = re.search(
+        r"set `(\w+)` in the cell with `load_checkpoint` to `(.*?)`, and run all cells",
+        instructions,
+    ).groups()
+    (cell,) = [c for c in cells if c.cell_type == "code" and "= load_checkpoint(" in c.source]
+    cell.source, changed = re.subn(
+        rf'(?m)^{setting} = "[^"]*"', f"{setting} = {value}", cell.source
+    )
+    assert changed == 1
+    for _ in range(2):  # and once more, from what is there then
+        output = run_cells(course, cells)
+        assert f"Loaded after {begins}; the run's seed is" in output
+        assert output.count("✓") == 4
+        assert output.count("✗") == 1  # the lecture's way
+        assert "equal to the last bit after epoch 3" in output
+        begins = "3 epochs"
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     python tools/make_exercises.py
 
 The cells whose id begins with "exercise" go from a solution into the notebook of the same name,
-before its recap, with `raise NotImplementedError` in the place of each solved body. Cells that are
+before its recap, with `raise NotImplementedError` instead of each solved body. Cells that are
 there already keep their outputs.
 """
 
@@ -16,10 +16,9 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises
 
-Three small functions, from easy to hard. Write your lines in the place of \
-`raise NotImplementedError`, run the cell, and run the one below it: it tries your function out \
-and answers with a tick or a hint. Afterwards, compare yours with the \
-[solutions](solutions/{name})."""
+Three small functions, from easy to hard. Replace `raise NotImplementedError` with your code, run \
+the cell, then run the one below it, which tests your function and prints a tick or a hint. \
+Afterwards, compare your code with the [solutions](solutions/{name})."""
 
 
 def is_exercise(cell):

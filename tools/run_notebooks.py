@@ -31,6 +31,7 @@ from tools.course import BUILD, ROOT, runs_here, temporary_course  # noqa: E402
 from tools.make_site import make_site  # noqa: E402
 
 README_PICTURE = ROOT / "docs" / "continued.png"
+CHEAT_SHEET = ROOT / "docs" / "cheat-sheet.md"
 
 
 def run(path, save):
@@ -71,7 +72,7 @@ def run(path, save):
 
 
 def save_in_place(notebook, path):
-    """Stamp the notebook and write it back; write the README's picture if it is in there."""
+    """Stamp the notebook and write it back, with the README's picture or the cheat sheet."""
     notebook.metadata["sha256"] = {
         "code": hash_code(notebook),
         "outputs": hash_outputs(notebook),
@@ -82,6 +83,9 @@ def save_in_place(notebook, path):
     if picture is not None:
         README_PICTURE.parent.mkdir(exist_ok=True)
         README_PICTURE.write_bytes(picture)
+    sheet = cheat_sheet(notebook)
+    if sheet is not None:
+        CHEAT_SHEET.write_text(sheet, encoding="utf-8")
 
 
 def hash_code(notebook):
@@ -148,6 +152,19 @@ def readme_picture(notebook):
         if "readme-picture" in cell.metadata.get("tags", []):
             (image,) = [o for o in cell.outputs if "image/png" in o.get("data", {})]
             return base64.b64decode(image.data["image/png"])
+    return None
+
+
+def cheat_sheet(notebook):
+    """Return the cheat sheet, a page with the table of symptoms of notebook 3, or None."""
+    for cell in notebook.cells:
+        if cell.id == "table-md":
+            table = [line for line in cell.source.splitlines() if line.startswith("|")]
+            return (
+                "# Saving and loading in PyTorch: symptom, cause, fix\n\n"
+                "The table of [notebook 3](../notebooks/3-resume-lab.ipynb#Symptom,-cause,-fix), "
+                "where you can try each of them. `make notebooks` writes this page.\n\n"
+            ) + "\n".join([*table, ""])
     return None
 
 

@@ -38,7 +38,7 @@ TIMEOUT = timedelta(seconds=30)  # the longest wait for the other ranks
 
 
 class LeNet5(nn.Module):
-    """Grey images [B, 1, 32, 32] in, logits [B, num_classes] out."""
+    """Gray images [B, 1, 32, 32] in, logits [B, num_classes] out."""
 
     def __init__(self, num_classes=10):
         super().__init__()
