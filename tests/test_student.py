@@ -1,6 +1,8 @@
 """`make student`: notebooks without outputs, in a folder of their own."""
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -44,3 +46,15 @@ def test_what_a_student_has_written_stays(work, capsys):
     student.main()
     assert mine.read_text() == "my answers"
     assert f"work/{mine.name} already exists and was left as it is" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_program_starts_from_a_student_s_copy(course, work):
+    """As notebook 3 starts it, with the folder of the notebook as working directory."""
+    student.main()
+    assert work.parent == course.parent  # next to helper/
+    program = [sys.executable, "programs/dying_save.py", "save_checkpoint", "saved.pt"]
+    done = subprocess.run(program, cwd=work, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert not (work / "saved.pt").exists()
+    assert len(list(work.glob("saved.pt.*.tmp"))) == 1  # it died while it wrote this

@@ -53,7 +53,7 @@ SLIDES = {
         ["lecture output"],
         ["lecture-after-md 3", "load-checkpoint 3-5", "load-checkpoint output"],
         ["hash-md", "hash output"],
-        ["continue-md", "go-on"],
+        ["continue-md", "go-on 4-12"],
         ["stop-md", "stop"],
         ["stop-after-md 1", "continue output"],
         ["proof-md", "uninterrupted code"],
