@@ -58,12 +58,12 @@ def changed(out):
 
 def trained_again(out):
     """Return how many batches of the lab's killed process were trained a second time."""
-    epochs, batches, total = numbers(
-        out[3, "started-again"], r"after (\d+) epochs and (\d+) of (\d+)"
-    )
     begun = numbers(out[3, "killed"], r"Begins after (\d+) epochs")[0]
-    killed_after = total + 2 * total // 3 + 1
-    return begun * total + killed_after - (epochs * total + batches)
+    total = numbers(out[3, "killed"], r"Batch 0000/(\d+)")[0]
+    epochs = numbers(out[3, "started-again"], r"Begins after (\d+) epochs")[0]
+    inside = re.search(r"Begins after .* and (\d+) of", out[3, "started-again"])
+    killed_after = begun * total + total + 2 * total // 3 + 1
+    return killed_after - (epochs * total + (int(inside[1]) if inside else 0))
 
 
 def same_lines(out):
