@@ -171,21 +171,20 @@ def plot_continuations(
         below.plot(epochs[first:], differences, "o", color="C0", markersize=5)
         below.set_yscale("symlog", linthresh=SMALLEST_DIFFERENCE)
         below.axhline(0, color="0.5", linewidth=1)
-        below.set(xlabel="Epoch", xlim=0, ylim=(-SMALLEST_DIFFERENCE / 2, 20))
+        below.set(xlabel="Epoch", xlim=0)
         for ax in (above, below):
             mark_cuts(ax, resumed_at)
         places = " and ".join(map(place_of_cut, resumed_at))
         differ = np.count_nonzero(differences)
-        how_far = (
-            f"{differ:,} differ, by up to {differences.max():.2g}" if differ else "none differs"
-        )
+        how_far = f", by up to {differences.max():.2g}" if differ else ""
         describe(
             above,
-            f"{title}, resumed {places}: of {len(losses):,} losses, {how_far} from those of the "
-            "uninterrupted run.",
+            f"{title}, resumed {places}: {differ:,} of {len(losses):,} losses differ from the "
+            f"uninterrupted run's{how_far}.",
         )
     axes[0, 0].set_ylabel("Loss")
     axes[1, 0].set_ylabel("Absolute difference")
+    axes[1, 0].set_ylim(bottom=-SMALLEST_DIFFERENCE / 2, top=max(1, axes[1, 0].get_ylim()[1]))
     axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[0]:
         ax.legend()

@@ -18,6 +18,7 @@ from helper.plotting import (
     curves_as_tables,
     plot_accuracy,
     plot_confusion_matrix,
+    plot_continuations,
     plot_training_loss,
     show,
     show_examples,
@@ -100,6 +101,37 @@ def test_a_small_loss_keeps_two_digits_and_a_short_run_has_an_average(losses, en
     figure, axes = plot_training_loss(History(minibatch_loss=losses))
     assert sentences_of(figure)[0].endswith(end)
     assert len(axes.lines[1].get_xdata()) > len(losses) / 2
+
+
+def test_a_wrong_continuation_and_an_exact_one_next_to_each_other():
+    history = History(minibatch_loss=HISTORY.minibatch_loss, batches_per_epoch=3)
+    wrong = History(minibatch_loss=[2.0, 1.5, 1.0])  # continues after epoch 1, without its losses
+    figure, axes = plot_continuations(
+        history, {"Wrong": (wrong, [1]), "Exact": (history, [1, 1.5])}
+    )
+    assert sentences_of(figure) == [
+        "Wrong, resumed after epoch 1: 1 of 3 losses differ from the uninterrupted run's, "
+        "by up to 0.5.",
+        "Exact, resumed after epoch 1 and inside epoch 2: 0 of 6 losses differ from the "
+        "uninterrupted run's.",
+    ]
+    (_, continued, *_), (differences, *_) = axes[0, 0].lines, axes[1, 0].lines
+    np.testing.assert_allclose(continued.get_xdata(), [4 / 3, 5 / 3, 2])
+    np.testing.assert_allclose(differences.get_ydata(), [0, 0.5, 0])
+    assert axes[1, 1].lines[0].get_ydata().tolist() == [0] * 6
+    for ax in axes.flat:
+        bottom, _ = ax.get_ylim()
+        assert (ax.get_yscale(), bottom < 0) in [("log", False), ("symlog", True)]  # zero is drawn
+    marks = [[line for line in ax.lines if line.get_linestyle() in (":", "-.")] for ax in axes.flat]
+    assert [len(lines) for lines in marks] == [1, 2, 1, 2]
+
+
+def test_a_continuation_with_too_many_losses_is_refused():
+    with pytest.raises(ValueError, match="'Longer' has 6 losses more than the uninterrupted run"):
+        plot_continuations(
+            History(minibatch_loss=HISTORY.minibatch_loss, batches_per_epoch=3),
+            {"Longer": (History(minibatch_loss=2 * HISTORY.minibatch_loss), [1])},
+        )
 
 
 class Constant(nn.Module):

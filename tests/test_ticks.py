@@ -87,21 +87,27 @@ BREAKS = {
         ),
         Break(
             "the order of an epoch comes from wherever the generator is",
-            "true_seed = torch.manual_seed\ntorch.manual_seed = lambda *_: None",
-            ["plain-save", "plain-continue"],
+            "true_seed = torch.manual_seed\n"
+            "torch.manual_seed = lambda seed: true_seed(seed) if seed < 1000 else None",
+            ["plain-continue"],
             "✗",
             "torch.manual_seed = true_seed",
         ),
-        Break(
-            "the plain checkpoint has no optimizer",
-            "true_save = torch.save\n"
-            "def save_without(state, path):\n"
-            "    new = new_run(RANDOM_SEED)[1].state_dict()\n"
-            "    true_save({**state, 'optimizer': new}, path)\n"
-            "torch.save = save_without",
-            ["plain-save", "plain-continue"],
-            "✗",
-            "torch.save = true_save",
+        *(
+            Break(
+                f"the plain checkpoint has no {name}",
+                "true_save = save_plain\n"
+                "def save_plain(path, model, optimizer, scheduler, epoch):\n"
+                "    _, new_optimizer, new_scheduler = new_run(RANDOM_SEED)\n"
+                f"    true_save(path, model, {parts}, epoch)",
+                ["plain-continue"],
+                "✗",
+                "save_plain = true_save",
+            )
+            for name, parts in [
+                ("optimizer", "new_optimizer, scheduler"),
+                ("scheduler", "optimizer, new_scheduler"),
+            ]
         ),
     ],
     "3-resume-lab": [

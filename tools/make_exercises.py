@@ -17,7 +17,7 @@ SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises
 
 Three small functions, from easy to hard. Replace `raise NotImplementedError` with your code, run \
-the cell, then run the one below it, which tests your function and prints a tick or a hint. \
+the cell, then run the one below it, which tests your function and prints a ✓ or a hint. \
 Afterwards, compare your code with the [solutions](solutions/{name})."""
 
 

@@ -51,6 +51,12 @@ def rates(out):
     return {name: [float(rate) for rate in used.split()] for name, used in rows}
 
 
+def ends(out):
+    """Return how far each continuation in the lab is from the uninterrupted run at the end."""
+    sentence = out[3, "worth-figure"].partition("at the end: ")[2].partition(". For scale")[0]
+    return {part.rpartition(" ")[0]: numbers(part, r" (\S+)$")[0] for part in sentence.split(", ")}
+
+
 def changed(out):
     """Return for each of four states in the lab whether a step has changed it, in words."""
     return re.findall("(changed|as before)$", out[3, "view"], re.M)
@@ -137,7 +143,7 @@ CLAIMS = [
     Claim(
         1,
         "loop-md",
-        "Empty, for now",
+        "It is empty for now",
         lambda out: out[1, "optimizer-new"] == "{}\n",
     ),
     Claim(
@@ -149,8 +155,8 @@ CLAIMS = [
     Claim(
         1,
         "train-after-md",
-        "It gets most of them right but not all",
-        lambda out: 50 < numbers(out[1, "final"], r"test accuracy (\S+)%")[0] < 100,
+        "It has learned something, but it still makes mistakes",
+        lambda out: 20 < numbers(out[1, "final"], r"test accuracy (\S+)%")[0] < 100,
     ),
     Claim(
         1,
@@ -161,7 +167,7 @@ CLAIMS = [
     Claim(
         1,
         "plot-loss-after-md",
-        "shows how it falls",
+        "shows how the loss falls",
         lambda out: losses(out, 1)[1] < losses(out, 1)[0],
     ),
     Claim(
@@ -181,7 +187,7 @@ CLAIMS = [
     Claim(
         1,
         "sizes-after-md",
-        "`optimizer.pt` is just as large",
+        "`optimizer.pt` is about as large",
         lambda out: (
             abs(sizes(out, 1, "save")["optimizer.pt"] - sizes(out, 1, "save")["model.pt"]) < 1_000
         ),
@@ -195,7 +201,7 @@ CLAIMS = [
     Claim(
         2,
         "untrained-after-md",
-        "an untrained network may be somewhat above or below",
+        "an untrained network may be well above or below",
         lambda out: 2 < numbers(out[2, "untrained"], r"untrained: (\S+)%")[0] < 30,
     ),
     Claim(
@@ -216,7 +222,7 @@ CLAIMS = [
     Claim(
         2,
         "check-checkpoint-md",
-        "Nothing of it is left",
+        "You'd never guess that the two are related",
         lambda out: len(set(re.findall(r"[0-9a-f]{64}", out[2, "hash"]))) == 2,
     ),
     Claim(
@@ -232,18 +238,18 @@ CLAIMS = [
         2,
         "overlay-after-md",
         "from then on this is a different run",
-        lambda out: len(set(numbers(out[2, "overlay"], r"of (\d+) losses, (\d+) differ,"))) == 1,
+        lambda out: len(set(numbers(out[2, "overlay"], r": (\d+) of (\d+) losses differ"))) == 1,
     ),
     Claim(
         2,
         "overlay-after-md",
         "there is nothing to see but the line at zero",
-        lambda out: out[2, "overlay"].splitlines()[-1].count("none differs") == 1,
+        lambda out: numbers(out[2, "overlay"], r"checkpoint, .*: (\d+) of \d+ losses") == [0],
     ),
     Claim(
         2,
         "proof-after-md",
-        "One ✗, two ✓",
+        "One ✗ and two ✓",
         lambda out: (
             re.findall("[✓✗]", out[2, "counterexample"] + out[2, "proof"]) == ["✗", "✓", "✓"]
         ),
@@ -266,7 +272,7 @@ CLAIMS = [
     Claim(
         3,
         "worth-after-md",
-        "the first step has no direction to keep, so it differs",
+        "the first step has no earlier direction to keep, so it differs",
         lambda out: worth(out)["no momentum"] == 1,
     ),
     Claim(
@@ -276,6 +282,15 @@ CLAIMS = [
         lambda out: (
             worth(out)["no learning rate"] == 1
             and rates(out)["no learning rate"][0] == 10 * rates(out)["everything"][0]
+        ),
+    ),
+    Claim(
+        3,
+        "worth-after-md",
+        "Its steps are too long, so it strays far",
+        lambda out: (
+            sorted(ends(out), key=ends(out).get)[-2:]
+            in (["no learning rate", "model alone"], ["model alone", "no learning rate"])
         ),
     ),
     Claim(
@@ -317,7 +332,7 @@ CLAIMS = [
     Claim(
         3,
         "looking-between-md",
-        "the sequence of random numbers is a different one",
+        "the sequence is a different one",
         lambda out: len(set(re.findall(r"\[.*\]", out[3, "looking"]))) == 2,
     ),
     Claim(
@@ -360,12 +375,12 @@ CLAIMS = [
         3,
         "overwrite-lesson",
         "both the old checkpoint and the new one are gone",
-        lambda out: "torch.save died: True. What is left: nothing" in out[3, "overwrite"],
+        lambda out: "torch.save died: True. Left: nothing" in out[3, "overwrite"],
     ),
     Claim(
         3,
         "overwrite-lesson",
-        "renames it only once all of it is on the disk",
+        "renames it only once it is complete",
         lambda out: (
             numbers(out[3, "overwrite"], r"save_checkpoint died: True.*after (\d+) epochs")
             == numbers(out[3, "save-lab"], r"Epoch: 00(\d)/00\1")
@@ -380,19 +395,19 @@ CLAIMS = [
     Claim(
         3,
         "attack-lesson",
-        "means running a program",
+        "means running code",
         lambda out: re.findall("(True|False)\n", out[3, "attack"]) == ["False", "False", "True"],
     ),
     Claim(
         3,
         "refused-md",
-        "A class you know",
+        "You know that class",
         lambda out: out[3, "refused"].endswith("\n['argparse.Namespace']\n"),
     ),
     Claim(
         3,
         "refused-md",
-        "with plain values only, it loads everywhere",
+        "with plain values only, it loads anywhere",
         lambda out: numbers(out[3, "convert"], r"^{'learning_rate': (\S+)}$") == [0.1],
     ),
     Claim(
@@ -404,7 +419,7 @@ CLAIMS = [
     Claim(
         3,
         "started-again-md",
-        "Where both processes print a loss, it is the same",
+        "Wherever both runs print the loss of the same batch, it is the same",
         same_lines,
     ),
     Claim(
