@@ -238,13 +238,13 @@ CLAIMS = [
         2,
         "overlay-after-md",
         "from then on this is a different run",
-        lambda out: len(set(numbers(out[2, "overlay"], r": (\d+) of (\d+) losses differ"))) == 1,
+        lambda out: len(set(numbers(out[2, "overlay"], r": (\S+) of (\S+) losses differ"))) == 1,
     ),
     Claim(
         2,
         "overlay-after-md",
         "there is nothing to see but the line at zero",
-        lambda out: numbers(out[2, "overlay"], r"checkpoint, .*: (\d+) of \d+ losses") == [0],
+        lambda out: numbers(out[2, "overlay"], r"checkpoint, .*: (\S+) of \S+ losses") == [0],
     ),
     Claim(
         2,
