@@ -5,11 +5,10 @@ import contextlib
 import pytest
 
 from tools.arithmetic import is_reference, use_reference
-from tools.course import ROOT, runs_here, temporary_course
+from tools.course import NOTEBOOKS, ROOT, list_lessons, list_notebooks, temporary_course
 
 use_reference()  # before anything imports PyTorch
 
-NOTEBOOKS = ROOT / "notebooks"
 COMPARISON = pytest.StashKey[str]()
 
 
@@ -23,12 +22,17 @@ def pytest_configure(config):
     cleanup = contextlib.ExitStack()
     config.add_cleanup(cleanup.close)
     course = cleanup.enter_context(temporary_course(keep_data=False))
-    for number, (path, (_, *cell)) in enumerate(zip(paths, named, strict=True)):
+    arguments = []
+    for argument, path, (_, *cell) in zip(config.args, paths, named, strict=True):
         if path.is_relative_to(NOTEBOOKS):
-            config.args[number] = "".join([str(course / path.relative_to(ROOT)), *cell])
+            copies = [course / each.relative_to(ROOT) for each in by_name(path)]
+            arguments += ["".join([str(copy), *cell]) for copy in copies]
+        else:
+            arguments.append(argument)
+    config.args[:] = arguments
 
     rules = (ROOT / "tests" / "nbval_sanitize.cfg").read_text()
-    if is_reference(sorted(NOTEBOOKS.glob("**/[!.]*.ipynb"))):
+    if is_reference([lesson.path for lesson in list_notebooks()]):
         config.stash[COMPARISON] = "every digit is compared: this is the reference arithmetic"
     else:
         rules += (ROOT / "tests" / "nbval_mask_digits.cfg").read_text()
@@ -37,10 +41,20 @@ def pytest_configure(config):
     config.option.nbval_sanitize_with = str(course / "nbval_sanitize.cfg")
 
 
+def by_name(path):
+    """Return the notebooks in a folder that run here, in their order; a file is its only one.
+
+    pytest itself would run a folder's 10 before its 2.
+    """
+    if not path.is_dir():
+        return [path]
+    lessons = list_notebooks() if path == NOTEBOOKS else list_lessons(path)
+    return [lesson.path for lesson in lessons if lesson.runs_here]
+
+
 def pytest_ignore_collect(collection_path):
-    """Never collect a student's notebooks, only their copies, and only those that run here."""
-    too_new = collection_path.suffix == ".ipynb" and not runs_here(collection_path)
-    return True if collection_path == NOTEBOOKS or too_new else None
+    """Never collect a student's notebooks, only their copies."""
+    return True if collection_path == NOTEBOOKS else None
 
 
 def pytest_collection_modifyitems(items):

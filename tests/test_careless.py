@@ -7,11 +7,11 @@ from nbclient.exceptions import CellExecutionError
 from helper.checkpoint import describe_checkpoint
 from tests.support.ticks import open_notebook, run_up_to
 from tests.test_ticks import FEW
-from tools.course import ROOT, change_settings
+from tools.course import change_settings, list_lessons
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
 FOURTH, FIFTH = "4-alexnet-train-and-save.ipynb", "5-alexnet-load-and-continue.ipynb"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [lesson.path for lesson in list_lessons()]
 
 
 def refused(run, cell):

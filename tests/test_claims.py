@@ -6,12 +6,9 @@ import nbformat
 import pytest
 
 from tests.support.claims import CLAIMS, is_true, outputs_of
-from tools.course import ROOT
+from tools.course import list_lessons
 
-NOTEBOOKS = {
-    int(path.name[0]): nbformat.read(path, as_version=4)
-    for path in sorted((ROOT / "notebooks").glob("[0-9]-*.ipynb"))
-}
+NOTEBOOKS = {lesson.number: nbformat.read(lesson.path, as_version=4) for lesson in list_lessons()}
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.notebook} {claim.words}")

@@ -26,8 +26,8 @@ from helper.atomic import atomic_file
 from helper.reproducibility import compute_sha256
 from tests.support.wrong_about_many import WRONG_ABOUT_MANY
 from tests.test_notebooks import problems
+from tools.course import NOTEBOOKS, list_lessons
 from tools.make_exercises import (
-    NOTEBOOKS,
     SOLUTIONS,
     exercise_cells,
     insert,
@@ -35,7 +35,7 @@ from tools.make_exercises import (
     without_solution,
 )
 
-LESSONS = sorted(path.name for path in SOLUTIONS.glob("*.ipynb"))
+LESSONS = [lesson.path.name for lesson in list_lessons(SOLUTIONS)]
 CHECKS = {
     name.removeprefix("check_"): check
     for name, check in vars(exercises).items()
@@ -90,7 +90,7 @@ def ask(capsys, tmp_path, monkeypatch):
 
 
 def test_there_are_three_exercises_to_a_notebook():
-    assert [name[0] for name in LESSONS] == list("12345678")
+    assert [lesson.path.name for lesson in list_lessons()] == LESSONS
     assert len(CHECKS) == 3 * len(LESSONS)
     for name in LESSONS:
         cells = read(SOLUTIONS / name).cells

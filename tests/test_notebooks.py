@@ -3,12 +3,11 @@
 import ast
 import copy
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 
-from tools.course import ROOT
+from tools.course import ROOT, list_lessons
 from tools.run_notebooks import (
     CHEAT_SHEET,
     README_PICTURE,
@@ -19,7 +18,8 @@ from tools.run_notebooks import (
     without_comments,
 )
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+BY_NUMBER = {lesson.number: lesson.path for lesson in list_lessons()}
+NOTEBOOKS = [*BY_NUMBER.values()]
 SETTINGS = ["SOURCE", "RANDOM_SEED", "BATCH_SIZE", "NUM_EPOCHS"]
 
 
@@ -177,13 +177,13 @@ def rename_a_setting(notebook):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_damaged_notebook_is_found(damage, expected):
-    notebook = copy.deepcopy(read(NOTEBOOKS[0]))
+    notebook = copy.deepcopy(read(BY_NUMBER[1]))
     damage(notebook)
     assert any(expected in problem for problem in problems(notebook))
 
 
 def test_a_comment_makes_no_notebook_stale():
-    notebook = copy.deepcopy(read(NOTEBOOKS[0]))
+    notebook = copy.deepcopy(read(BY_NUMBER[1]))
     before = hash_code(notebook)
     code_cells(notebook)[5].source += "  # a comment\n\n# and another one"
     assert hash_code(notebook) == before
@@ -208,11 +208,11 @@ def test_the_model_is_the_same_in_all_notebooks_and_programs_that_have_it(first_
 
 
 def test_the_readme_shows_the_picture_of_the_notebook():
-    assert README_PICTURE.read_bytes() == readme_picture(read(NOTEBOOKS[1]))
+    assert README_PICTURE.read_bytes() == readme_picture(read(BY_NUMBER[2]))
 
 
 def test_the_cheat_sheet_is_the_table_of_notebook_3():
-    assert CHEAT_SHEET.read_text("utf-8") == cheat_sheet(read(NOTEBOOKS[2]))
+    assert CHEAT_SHEET.read_text("utf-8") == cheat_sheet(read(BY_NUMBER[3]))
     rows = re.findall(r"^\|.*\|$", CHEAT_SHEET.read_text("utf-8"), re.M)
     assert len(rows) > 10
     assert {row.count("|") - row.count("\\|") for row in rows} == {4}  # symptom, cause, fix

@@ -9,11 +9,11 @@ import re
 import nbformat
 import pytest
 
-from tools.course import ROOT
+from tools.course import ROOT, list_lessons
 
-LESSONS = sorted(path for path in (ROOT / "notebooks").glob("*.ipynb") if path.name[:2] < "6-")
+LONGEST = {1: 25, 2: 35, 3: 30, 4: 20, 5: 30}  # minutes
+LESSONS = [lesson for lesson in list_lessons() if lesson.number in LONGEST]
 LAB = ROOT / "notebooks" / "3-resume-lab.ipynb"
-LONGEST = {"1": 25, "2": 35, "3": 30, "4": 20, "5": 30}  # minutes
 
 
 def cells_of(path):
@@ -59,17 +59,16 @@ def sections(cells):
     return found
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_the_minutes_in_the_title_are_honest(path):
-    cells = cells_of(path)
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.path.stem)
+def test_the_minutes_in_the_title_are_honest(lesson):
+    cells = cells_of(lesson.path)
     (promised,) = re.findall(r"\*\*Time:\*\* (\d+) minutes to read", cells[0].source)
     counted = minutes(without_exercises(cells))
     assert counted <= int(promised) + 1
     assert int(promised) <= 5 * math.ceil(counted / 5)
-    assert int(promised) <= LONGEST[path.name[0]]
-    (in_readme,) = re.findall(
-        rf"{re.escape(path.name)}\).*\| (\d+) min \|", (ROOT / "README.md").read_text("utf-8")
-    )
+    assert int(promised) <= LONGEST[lesson.number]
+    name, readme = re.escape(lesson.path.name), (ROOT / "README.md").read_text("utf-8")
+    (in_readme,) = re.findall(rf"{name}\).*\| (\d+) min \|", readme)
     assert in_readme == promised
 
 
@@ -90,6 +89,6 @@ def test_the_lab_is_short():
 
 
 def test_the_first_state_dict_comes_within_a_third_of_notebook_1():
-    cells = cells_of(LESSONS[0])
+    cells = cells_of(LESSONS[0].path)
     first = next(i for i, cell in enumerate(cells) if "state_dict()" in cell.source)
     assert words(cells[:first]) <= words(cells) / 3

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from tools import student
-from tools.course import ROOT
+from tools.course import ROOT, list_lessons
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def work(tmp_path, monkeypatch):
 
 def test_every_notebook_is_there_without_outputs(work):
     student.main()
-    notebooks = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    notebooks = {lesson.path.name for lesson in list_lessons()}
     assert {path.name for path in work.glob("*.ipynb")} == notebooks
     for path in work.glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:

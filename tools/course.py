@@ -1,4 +1,7 @@
-"""A copy of the course to run notebooks in, so that what a student has saved stays as it is."""
+"""The notebooks of the course in their order, and a copy of it to run them in.
+
+The copy keeps what a student has saved as it is.
+"""
 
 import contextlib
 import re
@@ -6,12 +9,49 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 FOLDERS = ("helper", "exercises", "notebooks")  # what runs; what it saves and downloads stays out
+
+OLDEST_TORCH = (2, 6)
+NEWER_TORCH = {9: (2, 7), 10: (2, 7)}  # by number; the first cell of these notebooks checks it
+
+
+class Lesson(NamedTuple):
+    """A notebook in a file NUMBER-TITLE.ipynb: a lesson, or the solutions to one."""
+
+    number: int
+    path: Path
+    oldest_torch: tuple[int, int]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the installed PyTorch is new enough."""
+        installed = tuple(map(int, version("torch").split(".")[:2]))
+        return installed >= self.oldest_torch
+
+
+def list_lessons(folder: Path = NOTEBOOKS) -> list[Lesson]:
+    """Return the lessons in a folder in the order of their numbers, 2 before 10.
+
+    Notebooks without a number, such as Untitled.ipynb, aren't listed.
+    """
+    lessons = []
+    for path in folder.glob("*.ipynb"):
+        if match := re.match(r"\d+(?=-)", path.name):
+            number = int(match[0])
+            lessons.append(Lesson(number, path, NEWER_TORCH.get(number, OLDEST_TORCH)))
+    return sorted(lessons)  # by number first
+
+
+def list_notebooks(folder: Path = NOTEBOOKS) -> list[Lesson]:
+    """Return the lessons, and after them their solutions."""
+    return [*list_lessons(folder), *list_lessons(folder / "solutions")]
 
 
 def copy_course(destination):
@@ -34,12 +74,6 @@ def change_settings(path, **settings):
         if changed != 1:
             raise ValueError(f"{path.name} has no setting {name}.")
     nbformat.write(notebook, path)
-
-
-def runs_here(path):
-    """Tell whether this PyTorch runs a notebook: 7 and 8 need 2.7, as their first cell says."""
-    release = tuple(map(int, version("torch").split(".")[:2]))
-    return release >= (2, 7) or Path(path).name[:2] not in ("7-", "8-")
 
 
 @contextlib.contextmanager

@@ -8,11 +8,15 @@ there already keep their outputs.
 """
 
 import ast
+import sys
 from pathlib import Path
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.course import NOTEBOOKS, list_lessons  # noqa: E402
+
 SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises
 
@@ -63,7 +67,8 @@ def insert(notebook, cells):
 
 
 def main():
-    for solution in sorted(SOLUTIONS.glob("*.ipynb")):
+    for lesson in list_lessons(SOLUTIONS):
+        solution = lesson.path
         path = NOTEBOOKS / solution.name
         if path.exists():
             notebook = nbformat.read(path, as_version=4)

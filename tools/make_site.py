@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.course import ROOT  # noqa: E402
+from tools.course import ROOT, list_notebooks  # noqa: E402
 from tools.slides import SLIDES, cells_of_slide  # noqa: E402
 
 SITE = ROOT / "site"
@@ -31,7 +31,7 @@ INDEX_ENDS = "\n## Two commands"  # what follows is for whoever runs the course
 
 
 def make_site(site=SITE, executed=()):
-    """Write all pages into the folder `site`.
+    """Write all pages into the folder `site`, and return their paths in it, in their order.
 
     `executed` maps sources such as "notebooks/3-resume-lab.ipynb" to notebooks that are shown in
     the place of those that are stored.
@@ -43,22 +43,25 @@ def make_site(site=SITE, executed=()):
         **notebooks,
         GUIDE: only_markdown((ROOT / GUIDE).read_text(encoding="utf-8")),
     }
+    pages = []
     for source, notebook in sources.items():
+        pages.append(page_of(source))
         html = to_html(notebook, about("page", title_of(notebook), links_of(source, notebooks)))
-        write_page(site, source, page_of(source), html, sources)
+        write_page(site, source, pages[-1], html, sources)
     for name, slides in SLIDES.items():
         source = f"notebooks/{name}.ipynb"
+        pages.append(page_of(slides_of(source)))
         links = [("The notebook of these slides", f"/{source}"), ("Contents", f"/{INDEX}")]
         own = about("slides", f"Slides: {title_of(notebooks[source])}", links)
         html = to_html(nbformat.v4.new_notebook(), own)
         html = html.replace("</main>", f"{sections(notebooks[source], slides)}</main>")
-        write_page(site, source, page_of(slides_of(source)), html, sources)
+        write_page(site, source, pages[-1], html, sources)
+    return pages
 
 
 def read_notebooks():
     """Return the stored notebooks by their paths in the course, the lessons first."""
-    paths = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/solutions/*.ipynb")]
-    paths.sort(key=lambda path: (len(path.parts), path.name))
+    paths = [lesson.path for lesson in list_notebooks(ROOT / "notebooks")]
     return {path.relative_to(ROOT).as_posix(): nbformat.read(path, as_version=4) for path in paths}
 
 
@@ -229,8 +232,7 @@ def list_sections(soup):
 def main():
     if SITE.exists():
         shutil.rmtree(SITE)  # a page whose notebook is gone must not stay
-    make_site()
-    pages = sorted(path.relative_to(ROOT) for path in SITE.rglob("*.html"))
+    pages = [(SITE / page).relative_to(ROOT) for page in make_site()]
     print(*pages, "", "To read: site/index.html", sep="\n")
 
 

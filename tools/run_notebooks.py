@@ -3,6 +3,8 @@
     python tools/run_notebooks.py NOTEBOOK...              writes them and all pages to build/
     python tools/run_notebooks.py --in-place NOTEBOOK...   stores the outputs in the notebooks
 
+Without names, all lessons run; with `--in-place`, their solutions run as well.
+
 They run in a copy of the course, so that notebooks/saved_data stays as it is. `--in-place` produces
 the committed outputs: it sets the reference arithmetic, so that they are the same on most x86-64
 machines, and stamps each notebook with hashes of its code, its outputs and the arithmetic.
@@ -27,7 +29,7 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
-from tools.course import BUILD, ROOT, runs_here, temporary_course  # noqa: E402
+from tools.course import BUILD, ROOT, list_lessons, list_notebooks, temporary_course  # noqa: E402
 from tools.make_site import make_site  # noqa: E402
 
 README_PICTURE = ROOT / "docs" / "continued.png"
@@ -170,7 +172,7 @@ def cheat_sheet(notebook):
 
 def main():
     parser = argparse.ArgumentParser(description="Run notebooks from top to bottom.")
-    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="without: all")
     parser.add_argument("--in-place", action="store_true", help="store the outputs in them")
     arguments = parser.parse_args()
 
@@ -179,12 +181,16 @@ def main():
     if arguments.in_place:
         os.environ.update(REFERENCE)
 
+    lessons = list_notebooks() if arguments.in_place else list_lessons()
+    paths = arguments.notebooks or [lesson.path for lesson in lessons]
+    too_new = {each.path: each.oldest_torch for each in list_notebooks() if not each.runs_here}
     results, executed = [], {}
     with temporary_course(keep_data=True) as course:
-        for path in (path.resolve() for path in arguments.notebooks):
+        for path in (path.resolve() for path in paths):
             source = path.relative_to(ROOT)
-            if not runs_here(path):
-                results.append(f"{path.stem} is left out: it needs PyTorch 2.7 or newer")
+            if path in too_new:
+                needed = ".".join(map(str, too_new[path]))
+                results.append(f"{path.stem} is skipped: it needs PyTorch {needed} or newer")
                 continue
 
             def keep(notebook, _, source=source):

@@ -6,12 +6,15 @@ Files that are already in work/ are left as they are, so you can run this again 
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ROOT / "notebooks"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.course import NOTEBOOKS, ROOT, list_lessons  # noqa: E402
+
 WORK = ROOT / "work"
 
 
@@ -27,8 +30,9 @@ def without_outputs(notebook):
 
 
 def lessons_and_programs():
-    """Return the notebooks of the course, and the programs that they start."""
-    return sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("programs/*.*")])
+    """Return the notebooks of the course, and after them the programs that they start."""
+    lessons = [lesson.path for lesson in list_lessons(NOTEBOOKS)]
+    return [*lessons, *sorted(NOTEBOOKS.glob("programs/*.*"))]
 
 
 def main():
