@@ -6,9 +6,9 @@ import pytest
 from tests.support.many import needs_fully_shard
 from tests.support.ticks import Break, cells_with_a_tick, run_and_break
 from tests.support.ticks_of_many import BREAKS_OF_MANY
-from tools.course import ROOT, change_settings
+from tools.course import change_settings, list_lessons
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [lesson.path for lesson in list_lessons()]
 
 NO_SEEDS = "true_seed_all = seed_all\nseed_all = lambda *_: None"
 
@@ -361,8 +361,8 @@ def test_the_ticks_of_a_run_of_ones_own(course):
 @pytest.mark.slow
 def test_the_ticks_of_many_processes(course):
     change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
-    change_settings(course / "7-many-processes-train-and-save.ipynb", NUM_EPOCHS=1)
-    change_settings(course / "8-many-processes-load-and-continue.ipynb", NUM_EPOCHS=2)
+    change_settings(course / "9-many-processes-train-and-save.ipynb", NUM_EPOCHS=1)
+    change_settings(course / "10-many-processes-load-and-continue.ipynb", NUM_EPOCHS=2)
     noticed(course, "1-lenet5-train-and-save")
-    noticed(course, "7-many-processes-train-and-save", skip={"error-three", "error-alone"})
-    noticed(course, "8-many-processes-load-and-continue")
+    noticed(course, "9-many-processes-train-and-save", skip={"error-three", "error-alone"})
+    noticed(course, "10-many-processes-load-and-continue")

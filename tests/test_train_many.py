@@ -1,4 +1,4 @@
-"""programs/train_many.py and what starts it, as notebooks 7 and 8 use them: real processes."""
+"""programs/train_many.py and what starts it, as notebooks 9 and 10 use them: real processes."""
 
 import contextlib
 import inspect
@@ -19,7 +19,7 @@ from helper.history import History
 from helper.reproducibility import set_deterministic
 from helper.train import train_model
 from tests.support.many import needs_fully_shard
-from tools.course import ROOT
+from tools.course import OLDEST_TORCH, ROOT, list_lessons
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 
@@ -27,11 +27,12 @@ from programs import launch, train_many
 
 TORCHRUN = "torchrun --standalone --nproc-per-node"
 FIRST_CELL = "path"
+LESSONS = {lesson.number: lesson for lesson in list_lessons()}
 
 
 def cells(number):
-    (path,) = (ROOT / "notebooks").glob(f"{number}-*.ipynb")
-    return {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    notebook = nbformat.read(LESSONS[number].path, as_version=4)
+    return {cell.id: cell.source for cell in notebook.cells}
 
 
 def sha256(text):
@@ -109,7 +110,13 @@ def test_a_different_batch_size_is_refused(loaders):
         train_many.train(train_many.new_run(1), history, loaders, 1, lambda: None)
 
 
-@pytest.mark.parametrize("number", [7, 8])
+def test_only_the_notebooks_about_many_processes_need_a_newer_pytorch():
+    newer = {number for number, each in LESSONS.items() if each.oldest_torch > OLDEST_TORCH}
+    assert newer == {9, 10}
+    assert {number for number in LESSONS if "or newer" in cells(number)[FIRST_CELL]} == newer
+
+
+@pytest.mark.parametrize("number", [9, 10])
 def test_an_older_pytorch_gets_one_sentence(number, monkeypatch):
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.setattr(sys, "path", [*sys.path])

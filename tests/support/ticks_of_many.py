@@ -17,7 +17,7 @@ def when_loading(folder, change):
 
 A_WEIGHT = "run[0].classifier[4].bias.data[0] += 1"
 BREAKS_OF_MANY = {
-    "7-many-processes-train-and-save": [
+    "9-many-processes-train-and-save": [
         Break(
             "the ranks save something other than what they have",
             "true_load = load_sharded\n"
@@ -52,7 +52,7 @@ BREAKS_OF_MANY = {
             "before.minibatch_loss[0] = history.minibatch_loss[0]",
         ),
     ],
-    "8-many-processes-load-and-continue": [
+    "10-many-processes-load-and-continue": [
         Break(
             "a loss differs",
             when_loading("continued", "history.minibatch_loss[-1] += 1"),

@@ -1,4 +1,4 @@
-"""The checks of the exercises in notebook 7."""
+"""The checks of the exercises in notebook 9."""
 
 import hashlib
 import json

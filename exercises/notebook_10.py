@@ -1,4 +1,4 @@
-"""The checks of the exercises in notebook 8."""
+"""The checks of the exercises in notebook 10."""
 
 import numbers
 
