@@ -15,6 +15,7 @@ DIR, as torchvision stores it; random images of the same shape if not.
 """
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -121,8 +122,10 @@ def take_turns(contenders, rounds):
 def imports_of_notebook_1():
     """Return a program that imports what notebook 1 does."""
     notebook = json.loads((ROOT / "notebooks" / "1-lenet5-train-and-save.ipynb").read_text())
-    (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "imports"]
-    return f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + "".join(cell["source"]) + "\n"
+    (cell,) = [cell for cell in notebook["cells"] if cell["id"] == "path"]
+    nodes = ast.parse("".join(cell["source"])).body
+    imports = [ast.unparse(n) for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return "\n".join([f"import sys; sys.path.insert(0, {str(ROOT)!r})", *imports, ""])
 
 
 def start(program, folder):

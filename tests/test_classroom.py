@@ -80,7 +80,7 @@ def test_the_demo_begins_without_outputs_and_with_what_notebook_1_saves(demo_fol
         cells = nbformat.read(path, as_version=4).cells
         assert any(cell.get("outputs") for cell in cells) == (path.name not in demo.LIVE)
     saved = {path.name for path in (demo_folder / "saved_data").iterdir()}
-    assert saved == {"model.pt", "optimizer.pt", "scheduler.pt", "checkpoint.pt"}
+    assert saved == {"model.pt", "optimizer.pt", "scheduler.pt", "plain.pt", "checkpoint.pt"}
     assert not (demo_folder / "from-the-last-lecture.txt").exists()
 
 
@@ -97,7 +97,7 @@ def test_notebook_2_of_the_demo_finds_its_files(demo_folder, tmp_path):
     nbformat.write(notebook, demo_folder / "only-these.ipynb")
     done = []
     run(demo_folder / "only-these.ipynb", lambda executed, _: done.append(executed))
-    assert "files of notebook 1 are there" in done[0].cells[0].outputs[0].text
+    assert "files from notebook 1 are there" in done[0].cells[0].outputs[0].text
 
 
 def test_the_release_that_is_cited_has_a_note():

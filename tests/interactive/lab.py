@@ -12,6 +12,7 @@ import sys
 
 import nbformat
 import pytest
+
 from tests.interactive.browser import browser  # noqa: F401
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
