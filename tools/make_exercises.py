@@ -20,8 +20,8 @@ from tools.course import NOTEBOOKS, list_lessons  # noqa: E402
 SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises
 
-Three small functions, from easy to hard. Replace `raise NotImplementedError` with your code, run \
-the cell, then run the one below it, which tests your function and prints a ✓ or a hint. \
+{count} small functions, from easy to hard. Replace `raise NotImplementedError` with your code, \
+run the cell, then run the one below it, which tests your function and prints a ✓ or a hint. \
 Afterwards, compare your code with the [solutions](solutions/{name})."""
 
 
@@ -48,8 +48,11 @@ def without_solution(source):
 
 def exercise_cells(solution, name):
     """Return the cells that belong into the notebook `name`, without outputs."""
-    cells = [nbformat.v4.new_markdown_cell(HEADING.format(name=name), id="exercises-md")]
-    for cell in filter(is_exercise, solution.cells):
+    solved = list(filter(is_exercise, solution.cells))
+    count = {2: "Two", 3: "Three"}[sum(cell.id.endswith("-check") for cell in solved)]
+    heading = HEADING.format(count=count, name=name)
+    cells = [nbformat.v4.new_markdown_cell(heading, id="exercises-md")]
+    for cell in solved:
         if cell.cell_type == "code":
             cells.append(nbformat.v4.new_code_cell(without_solution(cell.source), id=cell.id))
         else:

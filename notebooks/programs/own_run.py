@@ -2,17 +2,20 @@
 
     python programs/own_run.py PATH [--workers 2] [--step 20 --signal SIGTERM [--group]]
 
-The same command begins the run and continues it. The data are waves of three kinds with fresh noise
-in every epoch, the model has dropout and BatchNorm, and the learning rate changes at every step.
+The same command begins the run and continues it, and PATH.step holds the largest step saved so far.
+The data are waves of three kinds with fresh noise in every epoch, the model has dropout and
+BatchNorm, and the learning rate changes at every step.
 """
 
 import argparse
 import os
 import random
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import recipe
 import torch
 from recipe import Batches, seed_all, train
 from torch import nn
@@ -34,14 +37,24 @@ class Waves(Dataset):
         return random.uniform(0.8, 1.2) * wave + 0.1 * np.random.randn(), kind
 
 
-def new_run(num_steps):
+def new_run(num_steps, seed=SEED):
     """Return a run that has learned nothing yet."""
-    seed_all(SEED)
+    seed_all(seed)
     hidden = nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2))
     model = nn.Sequential(hidden, nn.Linear(32, 3))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = OneCycleLR(optimizer, max_lr=0.01, total_steps=num_steps)
     return SimpleNamespace(model=model, optimizer=optimizer, scheduler=scheduler)
+
+
+def save_and_note(path, run, step, save=recipe.save):
+    """Save the run, then write the largest step saved so far into a text file next to it."""
+    save(path, run, step)
+    note = Path(f"{path}.step")
+    if not note.exists() or step > int(note.read_text()):
+        temporary = Path(f"{note}.tmp")
+        temporary.write_text(f"{step}\n")
+        temporary.replace(note)  # an outer loop never reads half a number
 
 
 def send_signal(optimizer, step, number, to_group):
@@ -63,6 +76,9 @@ def send_signal(optimizer, step, number, to_group):
 def main():
     parser = argparse.ArgumentParser(description="Begin or continue a run of the recipe.")
     parser.add_argument("path", nargs="?", default="run.pt", help="the checkpoint")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=NUM_EPOCHS)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--step", type=int, help="the step of this process in which it is stopped")
     parser.add_argument("--signal", default="SIGTERM", help="the signal that stops it")
@@ -70,12 +86,14 @@ def main():
     arguments = parser.parse_args()
 
     torch.use_deterministic_algorithms(True)
-    batches = Batches(Waves(), batch_size=16, seed=SEED)
-    run = new_run(NUM_EPOCHS * batches.per_epoch)
+    recipe.save = save_and_note  # `train` calls it; in a script of your own, extend `save`
+    batches = Batches(Waves(), arguments.batch_size, arguments.seed)
+    run = new_run(arguments.epochs * batches.per_epoch, arguments.seed)
     if arguments.step is not None:
         number = signal.Signals[arguments.signal]
         send_signal(run.optimizer, arguments.step, number, arguments.group)
-    train(arguments.path, run, batches, NUM_EPOCHS, "cpu", 5, num_workers=arguments.workers)
+    options = {"num_workers": arguments.workers}
+    train(arguments.path, run, batches, arguments.epochs, "cpu", 5, **options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""The checks of the exercises in notebook 8."""
+
+import math
+import numbers
+import os
+import textwrap
+from unittest import mock
+
+from exercises.check import Hint, exercise, need
+
+
+@exercise
+def check_save_interval(call, folder):
+    """Ask for one machine, for a hundred, and in another unit."""
+    hours = 24 * 365
+    for save_time, mtbf, machines in [(1 / 60, hours, 1), (1 / 60, hours, 100), (2, 900, 4)]:
+        what = f"for a save of {save_time:.3g}, a failure every {mtbf} and {machines} machines, "
+        answer = call(save_time, mtbf, machines, when=what)
+        kind = type(answer).__name__
+        real = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
+        need(real, f"the answer is of type {kind}, not a number.")
+        right = math.sqrt(2 * save_time * mtbf / machines)
+        daly = right - save_time
+
+        def equals(other, answer=answer):
+            return math.isclose(answer, other, rel_tol=1e-6)
+
+        if equals(right) or equals(daly):
+            continue
+        need(not equals(right**2), f"{what}that is the square of the right answer.")
+        need(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
+        need(
+            machines == 1 or not equals(right * math.sqrt(machines)),
+            f"{what}that is right for one machine; of {machines}, one fails so much earlier.",
+        )
+        need(
+            machines == 1 or not equals(right * machines),
+            f"{what}too long: more machines fail more often.",
+        )
+        need(
+            machines == 1 or not equals(right / math.sqrt(machines)),
+            f"{what}too short: the number of machines belongs under the root.",
+        )
+        raise Hint(f"{what}it should be {right:.3g}.")
+    return "a hundred machines save ten times as often as one"
+
+
+HALF_LINES = ("", "8 0.5", "8", "1", "12")  # what a killed process has written of its last line
+
+
+@exercise
+def check_continue_log(call, folder):
+    """Hand it logs that are ahead of the checkpoint, behind nothing, cut off, empty and missing."""
+    path = os.path.join(folder, "run.log")
+
+    def lines(*steps):
+        return "".join(f"{step} {1 / (step + 1):.4f}\n" for step in steps)
+
+    def ask(before, step, what):
+        with open(path, "w", newline="") as file:
+            file.write(before)
+        call(path, step, when=f"{what}, ")
+        need(os.path.exists(path), f"{what}, the log is gone.")
+        with open(path, newline="") as file:
+            return file.read()
+
+    for half in HALF_LINES:
+        what = f"for steps 1 to 7, {half!r} without an end, and 5 saved"
+        after = ask(lines(*range(1, 8)) + half, 5, what)
+        compare_logs(after, lines(*range(1, 6)), what)
+    what = "for 12 steps of which 10 are saved"
+    after = ask(lines(*range(1, 13)), 10, what)
+    hint = f"{what}, the steps are compared as text: '2' comes after '10' there."
+    need(after == lines(*range(1, 11)) or after != lines(1, 10), hint)
+    compare_logs(after, lines(*range(1, 11)), what)
+    what = "for a log with every 10th step, and 25 saved"
+    compare_logs(ask(lines(10, 20, 30, 40), 25, what), lines(10, 20), what)
+    what = "for a log that ends in half of line 12, and 12 saved"
+    compare_logs(ask(lines(10, 11) + "12 0.0", 12, what), lines(10, 11), what)
+    what = "when nothing is saved yet"
+    compare_logs(ask(lines(1, 2, 3), 0, what), "", what)
+    compare_logs(ask(lines(1, 2), 7, "when the log is behind"), lines(1, 2), "when it is behind")
+    what = "for an empty log"
+    compare_logs(ask("", 3, what), "", what)
+    is_atomic(call, path, lines(*range(1, 2000)), lines(*range(1, 1001)))
+    os.unlink(path)
+    call(path, 3, when="for a log that isn't there yet, ")
+    left = [name for name in os.listdir(folder) if name != "run.log"]
+    need(not left, f"a file is left over: {', '.join(left)}.")
+    return "the log ends with the saved step, has no half line, and is replaced as a whole"
+
+
+def compare_logs(after, wanted, what):
+    """Raise a hint unless a log is what it should be."""
+    if after == wanted:
+        return
+    if after.startswith(wanted) and "\n" not in after[len(wanted) :]:
+        raise Hint(f"{what}, half a line stays at the end: {after[len(wanted) :]!r}.")
+    if after + "\n" == wanted:
+        raise Hint(f"{what}, the last line has lost its end: the next one would run into it.")
+    steps, right = ([line.split(" ")[0] for line in t.splitlines()] for t in (after, wanted))
+    if steps != right:
+        raise Hint(f"{what}, the steps {shorten(right)} should stay; yours keeps {shorten(steps)}.")
+    raise Hint(f"{what}, the lines that stay should not change.")
+
+
+def shorten(steps):
+    return f"{steps[0]} to {steps[-1]} ({len(steps)} lines)" if steps else "none"
+
+
+def is_atomic(call, path, before, wanted):
+    """Raise a hint unless the log at a path is whole at every moment in which something is done."""
+    with open(path, "w", newline="") as file:
+        file.write(before)
+    moments = []
+
+    def look(real):
+        def looking(*arguments, **how):
+            moments.append(read_or_none(path))
+            return real(*arguments, **how)
+
+        return looking
+
+    inode = os.stat(path).st_ino
+    with (
+        mock.patch("os.replace", look(os.replace)),
+        mock.patch("os.rename", look(os.rename)),
+        mock.patch("os.unlink", look(os.unlink)),
+        mock.patch("os.remove", look(os.remove)),
+    ):
+        call(path, 1000, when="for 1,999 steps of which 1,000 are saved, ")
+    compare_logs(read_or_none(path) or "", wanted, "for 1,999 steps of which 1,000 are saved")
+    for text in moments:
+        need(text is not None, "for a moment, there is no log: a kill would lose all of it.")
+        need(text in (before, wanted), "for a moment, the log holds a part of what should stay.")
+    hint = (
+        "the log is written in place: a kill in between would lose lines. Write a new file first."
+    )
+    need(os.stat(path).st_ino != inode, hint)
+
+
+def read_or_none(path):
+    try:
+        with open(path, newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+@exercise
+def check_run_until_done(call, folder):
+    """Start runs that succeed at once, later, never, and that get nowhere."""
+
+    def ask(*outcomes):
+        waiting, started = iter(outcomes), []
+
+        def start():
+            outcome = next(waiting, None)
+            need(outcome is not None, "yours starts it once more.")
+            started.append(outcome)
+            return outcome
+
+        try:
+            return call(start), len(started)
+        except Hint as hint:
+            if not len(started):
+                raise
+            return str(hint), len(started)
+
+    def finishes(why, *outcomes):
+        answer, started = ask(*outcomes)
+        seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
+        need("starts it once more" not in str(answer), f"{seen}yours goes on after status 0.")
+        need(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
+        count = isinstance(answer, numbers.Integral) and not isinstance(answer, bool)
+        need(count, f"{seen}return how often the run was started.")
+        need(answer == started, f"{seen}the run was started {started} times; yours says {answer}.")
+
+    def gives_up(why, *outcomes):
+        answer, started = ask(*outcomes)
+        seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
+        need("starts it once more" not in str(answer), f"{seen}yours goes on: {why}.")
+        need(started == len(outcomes), f"{seen}yours gives up after {started}.")
+        need("RuntimeError" in str(answer), f"{seen}raise a RuntimeError when you give up.")
+
+    finishes("status 0 ends it", (0, 93))
+    finishes("there is progress", (1, 20), (137, 41), (0, 93))
+    finishes("one attempt may save nothing, even the first", (137, 0), (0, 93))
+    finishes("one attempt may save nothing", (1, 30), (-9, 30), (143, 60), (1, 60), (0, 93))
+    finishes("status 0 ends it, with or without progress", (1, 93), (-9, 93), (0, 93))
+    finishes("there is progress", *[(1, 5 * n) for n in range(1, 40)], (0, 200))
+    gives_up("two in a row have saved nothing", (1, 0), (1, 0))
+    gives_up("two in a row have saved nothing new", (1, 30), (1, 50), (1, 50), (137, 50))
+    gives_up("143 without progress is no progress", (143, 30), (143, 30), (143, 30))
+    gives_up("40 and 45 are less than 50, so not progress", (1, 50), (1, 40), (1, 45))
+    return "a run is started until it's finished, and given up after two attempts for nothing"
