@@ -1,6 +1,7 @@
 """The audit: correct scripts pass, faulty ones are caught and the piece is named."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -34,40 +35,10 @@ def test_correct_scripts_continue_exactly(name):
 
 
 def test_the_recipe_of_notebook_6_continues_exactly(tmp_path):
-    cells = {
-        cell.id: cell.source
-        for cell in nbformat.read(ROOT / "notebooks" / "6-your-own-run.ipynb", as_version=4).cells
-    }
-    recipe = "\n\n\n".join(cells[f"recipe-{name}"] for name in ("batches", "files", "loop"))
-    path = tmp_path / "own.py"
-    path.write_text(f"{recipe}\n\n{OWN_RUN}")
-    results = audit(Options(path), start_process=Forked)
+    for name in ("recipe.py", "own_run.py"):
+        shutil.copy(ROOT / "notebooks" / "programs" / name, tmp_path / name)
+    results = audit(Options(tmp_path / "own_run.py"), start_process=Forked)
     assert results["status"] == 0, format_report(results)
-
-
-OWN_RUN = """
-from types import SimpleNamespace
-
-
-class Waves(torch.utils.data.Dataset):
-    def __len__(self):
-        return 90
-
-    def __getitem__(self, index):
-        wave = torch.sin(torch.arange(20.0) * (1 + index % 3)) + 0.1 * torch.randn(20)
-        return wave[None] * random.uniform(0.8, 1.2) + np.random.randn() * 0.1, index % 3
-
-
-seed_all(5, "start")
-model = torch.nn.Sequential(
-    torch.nn.Conv1d(1, 8, 5), torch.nn.BatchNorm1d(8), torch.nn.GELU(), torch.nn.Flatten(),
-    torch.nn.Dropout(0.3), torch.nn.Linear(128, 3))
-optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True)
-scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=18)
-run = SimpleNamespace(model=model, optimizer=optimizer, scheduler=scheduler)
-loader = torch.utils.data.DataLoader(Waves(), 16, shuffle=True, num_workers=2)
-train("run.pt", run, loader, 3, 5, torch.device("cpu"), save_every=4)
-"""
 
 
 LOAD_OPTIMIZER = '    optimizer.load_state_dict(checkpoint["optimizer"])\n'

@@ -14,13 +14,24 @@ NO_SEEDS = "true_seed_all = seed_all\nseed_all = lambda *_: None"
 
 
 def forget(piece):
-    """Return lines with which the `load` of notebook 6 leaves out a piece."""
+    """Return lines with which the `load` of notebook 6 skips a piece."""
     return (
         "true_load = load\n"
-        "def load(path, run, device):\n"
+        "def load(path, run):\n"
         "    pieces = {n: part for n, part in vars(run).items() if n != 'PIECE'}\n"
-        "    return true_load(path, SimpleNamespace(**pieces), device)"
+        "    return true_load(path, SimpleNamespace(**pieces))"
     ).replace("PIECE", piece)
+
+
+def without_line(line):
+    """Return lines that remove a line of programs/recipe.py, and those that put it back."""
+    return (
+        "recipe = Path('programs/recipe.py')\n"
+        "whole_recipe = recipe.read_text()\n"
+        f"assert {line!r} in whole_recipe\n"
+        f"_ = recipe.write_text(whole_recipe.replace({line!r}, 'pass'))",
+        "_ = recipe.write_text(whole_recipe)",
+    )
 
 
 BREAKS = {
@@ -217,20 +228,11 @@ BREAKS = {
         Break("no seeds", NO_SEEDS, ["proof-stops"], "✗✗✗", "seed_all = true_seed_all"),
         Break("no optimizer", forget("optimizer"), ["proof-stops"], "✓✗✗", "load = true_load"),
         Break(
-            "a file isn't taken along",
-            "files.remove('atomic.py')",
-            ["along-run"],
+            "no part is loaded",
+            without_line("part.load_state_dict(states[name])")[0],
+            ["audit", "audit-result"],
             "✗",
-            "files.append('atomic.py')",
-        ),
-        Break(
-            "the new schedule begins at its beginning",
-            "TrueCycle = OneCycleLR\n"
-            "def OneCycleLR(optimizer, last_epoch=-1, **how):\n"
-            "    return TrueCycle(optimizer, **how)",
-            ["horizon-rates"],
-            "✗",
-            "OneCycleLR = TrueCycle",
+            without_line("")[1],
         ),
         Break(
             "nothing is cut",
@@ -245,7 +247,13 @@ BREAKS = {
         Break("no scheduler", forget("scheduler"), ["bfloat16"], "✗", "load = true_load"),
         Break("no scaler", forget("scaler"), ["float16-cut"], "✗", "load = true_load"),
         Break("no average", forget("averaged"), ["averaged-cut"], "✗", "load = true_load"),
-        Break("no seeds", NO_SEEDS, ["workers-cut"], "✗✗", "seed_all = true_seed_all"),
+        Break(
+            "a batch has no seed",
+            without_line("seed_all(self.seed, step, 1)")[0],
+            ["workers", "workers-cut"],
+            "✗",
+            without_line("")[1],
+        ),
         Break("no optimizer", forget("optimizer"), ["compile-cut"], "✗✓", "load = true_load"),
         Break(
             "a layer has a prefix",
@@ -264,52 +272,6 @@ BREAKS = {
             ["compile-sizes"],
             "✗",
             "programs = true_programs",
-        ),
-        Break(
-            "the program leaves a step out when it begins again",
-            "true_script = script.read_text()\n"
-            "line = 'load(path, run, DEVICE)'\n"
-            "_ = script.write_text(true_script.replace(line, line + ' + 1'))",
-            ["outer", "result"],
-            "✗",
-            "_ = script.write_text(true_script)",
-        ),
-        *(
-            Break(
-                f"failures come {factor} times as seldom as the formula thinks",
-                "true_rng = np.random.default_rng\n"
-                "np.random.default_rng = lambda seed: SimpleNamespace(\n"
-                f"    exponential=lambda f, size: true_rng(seed).exponential({factor} * f, size))",
-                ["simulate"],
-                "✗",
-                "np.random.default_rng = true_rng",
-            )
-            for factor in (0.5, 2)
-        ),
-        Break(
-            "three are kept",
-            "true_keep = keep\ndef keep(*run):\n    true_keep(*run, last=3)",
-            ["keep-try"],
-            "✗",
-            "keep = true_keep",
-        ),
-        Break(
-            "the best is always the last",
-            "def keep(folder, *run):\n"
-            "    true_keep(folder, *run)\n"
-            "    save_checkpoint(folder / 'best.pt', *run)",
-            ["keep-try"],
-            "✗",
-            "keep = true_keep",
-        ),
-        Break(
-            "something is deleted first",
-            "def keep(folder, *run):\n"
-            "    (folder / 'epoch-0005.pt').unlink(missing_ok=True)\n"
-            "    true_keep(folder, *run)",
-            ["keep-try", "full"],
-            "✗",
-            "keep = true_keep",
         ),
     ],
     **BREAKS_OF_MANY,
