@@ -1,12 +1,13 @@
 """The checks of the exercises in notebook 5."""
 
+import json
 import os
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from exercises.check import copy_of, equal, exercise, named_layers, need, refuses, train_on
-from helper.reproducibility import compute_sha256
+from exercises.check import copy_of, exercise, named_layers, need, refuses, train_on
 
 
 def small_model():
@@ -34,30 +35,61 @@ def check_load_lean(call, folder):
         finally:
             if on_meta := torch.empty(0).is_meta:
                 torch.set_default_device(None)
-        need(
-            not on_meta, "from now on, all is made on meta: `with torch.device` would have an end."
-        )
+        need(not on_meta, "meta is still the default device: `with torch.device` would end that.")
         need(model is not None, "your function returns nothing: return the model.")
         found = type(model).__name__
         need(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")
         need(devices and set(devices) == {"meta"}, "the model took memory: make it on meta.")
         tensors = model.state_dict()
-        need(set(tensors) == set(state), "the model is not one of make_model.")
+        need(set(tensors) == set(state), "return the model that make_model makes, and no other.")
         for name, tensor in tensors.items():
             on = tensor.device.type
-            need(on == "cpu", f"{name} is on {on}: without assign=True, it has nothing to fill.")
+            need(on == "cpu", f"{name} is on {on}: without assign=True, it stays empty.")
             own = f"make_model makes it {state[name].dtype}"
             need(tensor.dtype == state[name].dtype, f"{name} is {tensor.dtype}, but {own}.")
             right = torch.equal(tensor, saved[name].to(tensor.dtype))
-            need(right, f"{name} does not hold the numbers of the file.")
+            need(right, f"{name} doesn't hold the numbers in the file.")
         learns = all(p.requires_grad for p in model.parameters())
         need(learns and len([*model.parameters()]) == 6, "the model has lost parameters.")
-        del model, tensors, tensor  # so that nothing of the file is mapped when it is written anew
+        del model, tensors, tensor  # so that nothing of the file is mapped when it is written again
 
     del saved["0.bias"]
     torch.save(saved, path)
-    need(refuses(call, path, make_model), "a file without 0.bias is loaded, and no error says so.")
-    return "made on meta, filled from the file, each tensor in the type that the model gives it"
+    need(refuses(call, path, make_model), "a file without 0.bias is loaded without an error.")
+    return "made on meta, filled from the file, each tensor in the type that make_model gives it"
+
+
+@exercise
+def check_shapes_in(call, folder):
+    """Hand it a whole file, and one of which only the header has arrived."""
+    path = os.path.join(folder, "model.safetensors")
+    tensors = {"dense.weight": torch.ones(3, 2), "dense.bias": torch.ones(3), "n": torch.ones(())}
+    save_file(tensors, path, metadata={"trained on": "digits, until it knew them by heart"})
+    expected = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    compare_shapes(call(path, when="for a complete file, "), expected)
+
+    header = {"w": {"dtype": "F32", "shape": [50_000, 40_000], "data_offsets": [0, 8 * 10**9]}}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+    when = "for a file whose tensors are still being downloaded, "
+    compare_shapes(call(path, when=when), {"w": [50_000, 40_000]})
+    return "the header alone gives the shapes, even of 8 GB that haven't arrived yet"
+
+
+def compare_shapes(answer, expected):
+    """Raise a hint unless an answer is a dict from the names to these shapes."""
+    need(answer is not None, "your function returns nothing: return the dict.")
+    kind = type(answer).__name__
+    need(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
+    need("__metadata__" not in answer, "__metadata__ isn't a tensor: it's text about the file.")
+    need(set(answer) == set(expected), f"the names should be {', '.join(expected)}.")
+    for name, shape in answer.items():
+        need(
+            isinstance(shape, (list, tuple)),
+            f"{name}: return only the shape of each tensor, a list or tuple.",
+        )
+        need(list(shape) == expected[name], f"the shape of {name} should be {expected[name]}.")
 
 
 LAYERS = ["features", "classifier.1", "classifier.2", "classifier.20"]
@@ -77,7 +109,7 @@ def without(state, prefix):
 
 @exercise
 def check_take_over(call, folder):
-    """Hand it states with another last layer or none, and three that don't fit otherwise."""
+    """Hand it states with a different last layer or none, and four that don't fit."""
     head = "classifier.2"
     state = copy_of(network())
     state["mean"] += 1
@@ -85,7 +117,7 @@ def check_take_over(call, folder):
     for kind, given in [
         ("with ten classes", {**state, **other}),
         (f"without {head}", without(state, f"{head}.")),
-        ("with as many classes", state),
+        ("with the same classes", state),
     ]:
         model, before = network(), dict(given)
         fresh = copy_of(model)
@@ -95,48 +127,19 @@ def check_take_over(call, folder):
         for name in after:
             if name.startswith(f"{head}."):
                 as_it_was = torch.equal(after[name], fresh[name])
-                need(as_it_was, f"{name} should stay new, but for a state {kind}, it has changed.")
+                need(as_it_was, f"{name} should stay new, but for a state {kind}, it changed.")
             else:
                 need(
                     torch.equal(after[name], state[name]),
-                    f"for a state {kind}, {name} does not hold the tensor of the state.",
+                    f"for a state {kind}, {name} doesn't hold the state's tensor.",
                 )
 
     for kind, given in [
         ("without features.bias", without(state, "features.bias")),
         ("without classifier.20", without(state, "classifier.20.")),
-        ("that has a layer too many", {**state, "extra.weight": torch.ones(2)}),
+        ("with an extra layer", {**state, "extra.weight": torch.ones(2)}),
         ("whose names begin with module.", {f"module.{n}": t for n, t in state.items()}),
     ]:
         refused = refuses(call, given, network(), head)
-        need(refused, f"a state {kind} is accepted, and no error says so.")
-    return "all layers but the last are taken over, and a state that does not fit is refused"
-
-
-@exercise
-def check_load_head(call, folder):
-    """Load into the network of the file, and into four that differ from it."""
-    path, head = os.path.join(folder, "head.pt"), "classifier.2"
-    trained = network()
-    state = copy_of(trained)
-    backbone = without(state, f"{head}.")
-    layer = trained.get_submodule(head).state_dict()
-    torch.save({"last_layer": layer, "backbone_sha256": compute_sha256(backbone)}, path)
-
-    model = network()
-    model.load_state_dict(backbone, strict=False)
-    before = copy_of(model)
-    call(path, model, head, when="for the network of the file, ")
-    after = copy_of(model)
-    need(not equal(after, before), "the layer was not loaded into the network that it belongs to.")
-    need(equal(after, state), "the layer is loaded, but the network is not the one that was saved.")
-
-    for name in ["features.weight", "classifier.20.bias", "mean", "classifier.1.weight"]:
-        model = network()
-        model.load_state_dict(backbone, strict=False)
-        model.state_dict()[name].view(-1)[0] += 1e-3
-        before = copy_of(model)
-        refused = refuses(call, path, model, head)
-        need(refused, f"a network with another {name} gets the layer, and no error says so.")
-        need(equal(copy_of(model), before), "a network was refused, but it has changed already.")
-    return "the layer goes into its own network, and one that differs in a number is refused"
+        need(refused, f"a state {kind} is accepted without an error.")
+    return "all layers but the last come from the state, and a state that doesn't fit is refused"

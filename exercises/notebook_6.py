@@ -1,75 +1,166 @@
 """The checks of the exercises in notebook 6."""
 
-import json
+import collections
+import itertools
 import math
 import numbers
-import os
+import random
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from exercises.check import exercise, need
+from helper.reproducibility import compute_sha256
 
 
 @exercise
-def check_save_interval(call, folder):
-    """Ask for one machine, for a hundred, and in another unit."""
-    hours = 24 * 365
-    for save_time, year, machines in [(1 / 60, hours, 1), (1 / 60, hours, 100), (2, 900, 4)]:
-        what = f"for a save of {save_time:.3g}, a failure every {year} and {machines} machines, "
-        answer = call(save_time, year, machines, when=what)
-        kind = type(answer).__name__
-        real = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
-        need(real, f"the answer is of type {kind}, not a number.")
-        right = math.sqrt(2 * save_time * year / machines)
+def check_is_time_to_save(call, folder):
+    """Ask after every batch, the last one first: nothing may depend on earlier calls."""
+    for group, save_every in [(4, 6), (4, 3), (3, 1), (1, 5), (1, 1)]:
+        when = f"with group={group} and save_every={save_every}, "
+        end, times = 3 * group * save_every + 1, []
+        for batches_done in reversed(range(end)):
+            answer = call(batches_done, group, save_every, when=when)
+            need(answer is not None, "your function returns nothing: return True or False.")
+            kind = type(answer).__name__
+            text = f"after {batches_done} batches, the answer is of type {kind}"
+            need(isinstance(answer, bool), f"{text}, not True or False.")
+            times += [batches_done] * answer
+        compare_times(times[::-1], group, save_every, end, when)
+    return "only whole groups are saved, every save_every steps of the optimizer"
 
-        def equals(wrong, answer=answer):
-            return math.isclose(answer, wrong, rel_tol=1e-6)
 
-        need(not equals(right**2), f"{what}that is the square of the right answer.")
-        need(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
-        need(
-            machines == 1 or not equals(right * math.sqrt(machines)),
-            f"{what}that is right for one machine; of {machines}, one fails so much earlier.",
-        )
-        need(
-            machines == 1 or not equals(right * machines),
-            f"{what}too long: more machines fail more often.",
-        )
-        need(equals(right), f"{what}it should be {right:.3g}.")
-    return "a hundred machines save ten times as often as one"
+def compare_times(times, group, save_every, end, when):
+    """Raise a hint unless a run saves at the right times, which are counted in batches."""
+    need(0 not in times, "before the first batch, there is nothing to save.")
+    need(times, f"{when}your run never saves.")
+    right = list(range(group * save_every, end, group * save_every))
+    in_batches = list(range(save_every, end, save_every))
+    need(
+        times == right or times != in_batches,
+        "save_every counts steps of the optimizer, and each takes a group of batches.",
+    )
+    for batches_done in times:
+        steps, rest = divmod(batches_done, group)
+        saves = f"{when}your run saves after {batches_done} batches"
+        need(rest == 0, f"{saves}, in the middle of a group: its gradients would be lost.")
+        need(batches_done in right, f"{saves}: how many steps of the optimizer is that?")
+    for batches_done in right:
+        text = f"{when}your run doesn't save after {batches_done} batches"
+        need(batches_done in times, f"{text}, {batches_done // group} steps of the optimizer.")
 
 
 @exercise
-def check_shapes_in(call, folder):
-    """Hand it a whole file, and one of which only the header has arrived."""
-    path = os.path.join(folder, "model.safetensors")
-    tensors = {"dense.weight": torch.ones(3, 2), "dense.bias": torch.ones(3), "n": torch.ones(())}
-    save_file(tensors, path, metadata={"trained on": "digits, until they were known by heart"})
-    wanted = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    compare_shapes(call(path, when="for a whole file, "), wanted)
+def check_batch_indices(call, folder):
+    """Ask for three epochs, forward and backward, and look for what the calls have in common."""
+    for length, batch_size in [(50, 8), (48, 8), (3, 5)]:
+        per_epoch = math.ceil(length / batch_size)
+        steps = range(3 * per_epoch)
 
-    header = {"w": {"dtype": "F32", "shape": [50_000, 40_000], "data_offsets": [0, 8 * 10**9]}}
-    text = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-    when = "for a file whose tensors are still on their way, "
-    compare_shapes(call(path, when=when), {"w": [50_000, 40_000]})
-    return "the header alone tells the shapes, even of 8 GB that are not there yet"
+        def ask(step, seed, length=length, batch_size=batch_size):
+            when = f"for step {step} of {length} examples in batches of {batch_size}, "
+            return indices(call(step, length, batch_size, seed, when=when), step)
+
+        set_global_seeds(1)
+        before = global_states()
+        batches = [ask(step, 7) for step in steps]
+        changed = [name for name, state in global_states().items() if state != before[name]]
+        set_global_seeds(2)
+        again = [ask(step, 7) for step in reversed(steps)][::-1]
+        seen = f"the global random numbers of {' and '.join(changed)}: use a generator of your own"
+        need(
+            batches == again or not changed,
+            f"the answer depends on {seen}, seeded from seed and epoch.",
+        )
+        need(
+            batches == again,
+            "asked twice for the same step, your function gives different examples: the answer "
+            "must depend on its arguments only.",
+        )
+        need(not changed, f"your function disturbs {seen}.")
+        compare_sizes(batches, length, batch_size)
+        epochs = [batches[i : i + per_epoch] for i in range(0, len(batches), per_epoch)]
+        for number, epoch in enumerate(epochs):
+            compare_examples(epoch, number, length)
+        if length > batch_size:
+            for one, two in itertools.combinations(range(3), 2):
+                text = f"epochs {one} and {two} have the same order: each should have its own."
+                need(epochs[one] != epochs[two], text)
+            for number, epoch in enumerate(epochs):
+                other = [ask(step, 8) for step in steps[number * per_epoch :][:per_epoch]]
+                need(other != epoch, f"with a different seed, epoch {number} has the same order.")
+    return "each epoch has every example once, and step and seed alone decide where"
 
 
-def compare_shapes(answer, wanted):
-    """Raise a hint unless an answer is a dict from the names to these shapes."""
+def set_global_seeds(seed):
+    """Seed the generators that everyone shares."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def global_states():
+    """Return the states of the generators that everyone shares, as hashes."""
+    states = {
+        "random": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    return {name: compute_sha256(state) for name, state in states.items()}
+
+
+def indices(answer, step):
+    """Return an answer as a list of ints, or raise a hint."""
+    need(answer is not None, "your function returns nothing: return the list.")
     kind = type(answer).__name__
-    need(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
-    need("__metadata__" not in answer, "__metadata__ is no tensor: it is text about the file.")
-    need(set(answer) == set(wanted), f"the names should be {', '.join(wanted)}.")
-    for name, shape in answer.items():
+    extra = ": add .tolist()" if isinstance(answer, (torch.Tensor, np.ndarray)) else ""
+    need(isinstance(answer, list), f"the answer is of type {kind}, not a list{extra}.")
+    for item in answer:
+        kind, extra = type(item).__name__, ""
+        if isinstance(item, torch.Tensor):
+            extra = ": .tolist() gives you ints"
+        text = f"the list for step {step} has an item of type {kind}, not int{extra}."
+        need(isinstance(item, numbers.Integral) and not isinstance(item, bool), text)
+    return [int(item) for item in answer]
+
+
+def compare_sizes(batches, length, batch_size):
+    """Raise a hint unless each batch has the right number of examples."""
+    per_epoch = math.ceil(length / batch_size)
+    rest = length - (per_epoch - 1) * batch_size
+    right = [*[batch_size] * (per_epoch - 1), rest]
+    sizes = [len(batch) for batch in batches]
+    when = f"with {length} examples in batches of {batch_size}, step"
+    need(
+        sizes[0] > 0 and (sizes[:per_epoch] == right or sizes[1 : per_epoch + 1] != right),
+        f"{when} 0 should be the first batch of epoch 0, and step 1 the second.",
+    )
+    shared = set(batches[0]).intersection(batches[1]) if per_epoch > 1 else ()
+    need(
+        not shared,
+        f"example {min(shared, default=0)} is in batches 0 and 1 of an epoch: an epoch has one "
+        "order, and its batches are slices that don't overlap.",
+    )
+    for step, size in enumerate(sizes):
+        epoch, batch = divmod(step, per_epoch)
+        text = f"{when} {step} is batch {batch} of epoch {epoch} and has {right[batch]} examples"
         need(
-            isinstance(shape, (list, tuple)),
-            f"{name}: the shape of each tensor, not all that the header says of it.",
+            size <= rest or batch != per_epoch - 1,
+            f"{text}; yours has {size}: don't drop the last batch, and don't fill it up.",
         )
-        need(list(shape) == wanted[name], f"the shape of {name}: it should be {wanted[name]}.")
+        need(size == right[batch], f"{text}; yours has {size}.")
+
+
+def compare_examples(epoch, number, length):
+    """Raise a hint unless an epoch has each example once."""
+    found = collections.Counter(index for batch in epoch for index in batch)
+    for index in sorted(found):
+        text = f"{index} is not the number of an example: {length} examples are 0 to {length - 1}."
+        need(0 <= index < length, text)
+    twice = [index for index in found if found[index] > 1]
+    missing = sorted(set(range(length)) - set(found))
+    need(not twice, f"example {min(twice, default=0)} is in epoch {number} more than once.")
+    need(not missing, f"example {min(missing, default=0)} is missing in epoch {number}.")
 
 
 class Run:
@@ -126,7 +217,7 @@ def check_continues_exactly(call, folder):
         parts = [[run for run, *at in calls if at == steps] for steps in ([0, 5], [5, 12])]
         need(parts[0], "no run was trained from step 0 to the cut.")
         same = any(one is other for one in parts[0] for other in parts[1])
-        need(not same, "the run was continued in itself: what is only in memory is not missed.")
+        need(not same, "the same run was continued: only a new one shows what the state lacks.")
     need(answers[None], "a run that continues exactly was called inexact: was the state loaded?")
     need(not answers["forgets"], "a run that doesn't save its momentum was called exact.")
     need(
@@ -137,4 +228,4 @@ def check_continues_exactly(call, folder):
         not answers["rounds"],
         "a run that rounds what it loads was called exact: compare every bit, at the end.",
     )
-    return "a forgotten momentum, batches in another order and a rounded weight are found"
+    return "a forgotten momentum, batches in a different order and a rounded weight are found"

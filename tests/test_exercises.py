@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pickle
+import random
 import re
 import shutil
 import subprocess
@@ -18,13 +19,14 @@ import zipfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
 import exercises
 from helper.atomic import atomic_file
-from helper.reproducibility import compute_sha256
 from tests.support.wrong_about_many import WRONG_ABOUT_MANY
+from tests.support.wrong_about_stops import RIGHT_ABOUT_STOPS, WRONG_ABOUT_STOPS
 from tests.test_notebooks import problems
 from tools.course import NOTEBOOKS, list_lessons
 from tools.make_exercises import (
@@ -49,8 +51,8 @@ def read(path):
 
 def answers(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
-    namespace = {"torch": torch, "os": os, "re": re, "zipfile": zipfile}
-    namespace |= {"compute_sha256": compute_sha256, "hashlib": hashlib, "json": json, "Path": Path}
+    namespace = {"torch": torch, "np": np, "os": os, "re": re, "zipfile": zipfile}
+    namespace |= {"hashlib": hashlib, "json": json, "Path": Path}
     for name in LESSONS:
         for cell in read(SOLUTIONS / name).cells:
             if is_exercise(cell) and cell.source.startswith("def "):
@@ -89,18 +91,22 @@ def ask(capsys, tmp_path, monkeypatch):
     return ask
 
 
+COUNTS = dict.fromkeys(LESSONS, 3) | {"10-many-processes-load-and-continue.ipynb": 2}
+
+
 def test_there_are_three_exercises_to_a_notebook():
     assert [lesson.path.name for lesson in list_lessons()] == LESSONS
-    assert len(CHECKS) == 3 * len(LESSONS)
-    for name in LESSONS:
+    assert len(CHECKS) == sum(COUNTS.values())
+    for name, count in COUNTS.items():
         cells = read(SOLUTIONS / name).cells
         ids = [cell.id for cell in cells]
-        assert ids[3:13] == ["exercises-imports"] + [
-            f"exercise-{number}{part}" for number in (1, 2, 3) for part in ("-md", "", "-check")
+        end, exercises = 4 + 3 * count, range(1, count + 1)
+        assert ids[3:end] == ["exercises-imports"] + [
+            f"exercise-{number}{part}" for number in exercises for part in ("-md", "", "-check")
         ]
-        assert all(id.startswith("try-it-") for id in ids[13:])
-        levels = [re.match(r"\*\*\d · (\w+): ", cell.source) for cell in cells[4:13:3]]
-        assert [level[1] for level in levels] == ["Easy", "Medium", "Hard"]
+        assert all(id.startswith("try-it-") for id in ids[end:])
+        levels = [re.match(r"\*\*\d · (\w+): ", cell.source) for cell in cells[4:end:3]]
+        assert [level[1] for level in levels] == ["Easy", "Medium", "Hard"][:count]
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -1305,75 +1311,6 @@ def takes_from_the_dict(state, model, head):
     SOLVED["take_over"](state, model, head)
 
 
-def attached(path, model, head):
-    model.get_submodule(head).load_state_dict(load(path)["last_layer"])
-
-
-def attached_and_then_checked(path, model, head):
-    attached(path, model, head)
-    SOLVED["load_head"](path, model, head)
-
-
-def others_of(model, head, tensors):
-    return {name: t for name, t in tensors if not name.startswith(f"{head}.")}
-
-
-def hash_of_parameters(path, model, head):
-    others = others_of(model, head, [(n, p.detach()) for n, p in model.named_parameters()])
-    if compute_sha256(others) != load(path)["backbone_sha256"]:
-        raise ValueError
-    attached(path, model, head)
-
-
-def hash_with_the_head(path, model, head):
-    if compute_sha256(model.state_dict()) != load(path)["backbone_sha256"]:
-        raise ValueError
-    attached(path, model, head)
-
-
-def says_it_only(path, model, head):
-    others = others_of(model, head, model.state_dict().items())
-    if compute_sha256(others) == load(path)["backbone_sha256"]:
-        attached(path, model, head)
-
-
-def looks_at_names(path, model, head):
-    if head not in dict(model.named_modules()):
-        raise ValueError
-    attached(path, model, head)
-
-
-def replaces_the_layer(path, model, head):
-    others = others_of(model, head, model.state_dict().items())
-    if compute_sha256(others) != load(path)["backbone_sha256"]:
-        raise ValueError
-    setattr(model, head.partition(".")[0], torch.nn.Linear(2, 2))
-
-
-def without_the_two(save_time, year, machines):
-    return (save_time * year / machines) ** 0.5
-
-
-def no_root(save_time, year, machines):
-    return 2 * save_time * year / machines
-
-
-def one_machine(save_time, year, machines):
-    return (2 * save_time * year) ** 0.5
-
-
-def machines_multiplied(save_time, year, machines):
-    return (2 * save_time * year * machines) ** 0.5
-
-
-def interval_as_text(save_time, year, machines):
-    return f"{SOLVED['save_interval'](save_time, year, machines)} hours"
-
-
-def a_tenth_more(save_time, year, machines):
-    return 1.1 * SOLVED["save_interval"](save_time, year, machines)
-
-
 def header_of(path):
     with open(path, "rb") as file:
         return json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -1487,27 +1424,261 @@ def always_exact(make_run, train, cut, end):
     return True
 
 
+def also_before_the_first(batches_done, group, save_every):
+    return batches_done % (group * save_every) == 0
+
+
+def counted_in_batches(batches_done, group, save_every):
+    return batches_done > 0 and batches_done % save_every == 0
+
+
+def in_the_middle(batches_done, group, save_every):
+    return batches_done >= group and batches_done // group % save_every == 0
+
+
+def after_each_step(batches_done, group, save_every):
+    return batches_done > 0 and batches_done % group == 0
+
+
+def both_divide(batches_done, group, save_every):
+    return batches_done > 0 and batches_done % group == 0 and batches_done % save_every == 0
+
+
+def one_batch_early(batches_done, group, save_every):
+    return (batches_done + 1) % (group * save_every) == 0
+
+
+def only_once(batches_done, group, save_every):
+    return batches_done == group * save_every
+
+
+def only_from_the_second_on(batches_done, group, save_every):
+    return batches_done > group * save_every and batches_done % (group * save_every) == 0
+
+
+def divided(batches_done, group, save_every):
+    return batches_done / group / save_every
+
+
+def zero_before_the_first(batches_done, group, save_every):
+    return batches_done and batches_done % (group * save_every) == 0
+
+
+def prints_whether(batches_done, group, save_every):
+    print(end="")
+
+
+def batches(draw=None, slice_of=None, first=0, per_epoch=None):
+    """Return a function like batch_indices, with one part of it replaced."""
+
+    def numpy_order(length, seed, epoch):
+        return np.random.default_rng([seed, epoch]).permutation(length).tolist()
+
+    def batch_indices(step, length, batch_size, seed):
+        count = (per_epoch or (lambda n, size: -(-n // size)))(length, batch_size)
+        epoch, batch = divmod(step - first, count)
+        order = (draw or numpy_order)(length, seed, epoch)
+        if slice_of:
+            return slice_of(order, batch, batch_size)
+        return order[batch * batch_size : (batch + 1) * batch_size]
+
+    return batch_indices
+
+
+def named(name, answer):
+    answer.__name__ = name
+    return answer
+
+
+def by_torch(length, seed, epoch):
+    generator = torch.Generator().manual_seed(1000 * seed + epoch)
+    return torch.randperm(length, generator=generator).tolist()
+
+
+def globally_by_torch(length, seed, epoch):
+    torch.manual_seed(1000 * seed + epoch)
+    return torch.randperm(length).tolist()
+
+
+def globally_by_numpy(length, seed, epoch):
+    np.random.seed(1000 * seed + epoch)
+    return np.random.permutation(length).tolist()
+
+
+def globally_by_python(length, seed, epoch):
+    random.seed(f"{seed} {epoch}")
+    return random.sample(range(length), length)
+
+
+def by_python(length, seed, epoch):
+    return random.Random(f"{seed} {epoch}").sample(range(length), length)
+
+
+def padded(order, batch, size):
+    return (order + order)[batch * size : (batch + 1) * size]
+
+
+def drawn_for_each_step(step, length, batch_size, seed):
+    batch = step % -(-length // batch_size)
+    order = np.random.default_rng([seed, step]).permutation(length).tolist()
+    return order[batch * batch_size : (batch + 1) * batch_size]
+
+
+def never_wraps(step, length, batch_size, seed):
+    order = np.random.default_rng(seed).permutation(length).tolist()
+    return order[step * batch_size : (step + 1) * batch_size]
+
+
+def first_epoch_again(step, length, batch_size, seed):
+    return SOLVED["batch_indices"](step % -(-length // batch_size), length, batch_size, seed)
+
+
+def returns_a_tensor(step, length, batch_size, seed):
+    return torch.tensor(SOLVED["batch_indices"](step, length, batch_size, seed))
+
+
+def returns_an_array(step, length, batch_size, seed):
+    return np.array(SOLVED["batch_indices"](step, length, batch_size, seed))
+
+
+def returns_a_list_of_tensors(step, length, batch_size, seed):
+    return list(returns_a_tensor(step, length, batch_size, seed))
+
+
+def returns_floats(step, length, batch_size, seed):
+    return [float(index) for index in SOLVED["batch_indices"](step, length, batch_size, seed)]
+
+
+def prints_the_batch(step, length, batch_size, seed):
+    print(end="")
+
+
+def numbered_from_one(step, length, batch_size, seed):
+    return [index + 1 for index in SOLVED["batch_indices"](step, length, batch_size, seed)]
+
+
+def with_replacement(length, seed, epoch):
+    return np.random.default_rng([seed, epoch]).integers(length, size=length).tolist()
+
+
+def without_the_last_example(length, seed, epoch):
+    return [*np.random.default_rng([seed, epoch]).permutation(length - 1).tolist(), 0]
+
+
+WRONG_BATCHES = {
+    named(name, batches(**options)): hint
+    for name, options, hint in [
+        ("same_order", {"draw": lambda n, seed, _: by_torch(n, seed, 0)}, "0 and 1 have the same"),
+        ("unshuffled", {"draw": lambda n, *_: [*range(n)]}, "0 and 1 have the same order"),
+        ("two_orders", {"draw": lambda n, s, e: by_torch(n, s, e % 2)}, "0 and 2 have the same"),
+        ("no_seed", {"draw": lambda n, _, epoch: by_torch(n, 0, epoch)}, "with a different seed"),
+        ("seed_times_epoch", {"draw": lambda n, s, e: by_torch(n, 0, s * e)}, "seed, epoch 0 has"),
+        ("replacement", {"draw": with_replacement}, "is in batches 0 and 1 of an epoch"),
+        ("one_missing", {"draw": without_the_last_example}, "0 is in epoch 0 more than once"),
+        (
+            "dropped",
+            {"per_epoch": lambda n, size: n // size},
+            "has 2 examples; yours has 8: don't drop the last",
+        ),
+        (
+            "padded",
+            {"slice_of": padded},
+            "yours has 8: don't drop the last batch, and don't fill it up",
+        ),
+        ("one_more", {"per_epoch": lambda n, size: n // size + 1}, "has 8 examples; yours has 0"),
+        ("from_one", {"first": 1, "draw": by_torch}, "step 0 should be the first batch"),
+        (
+            "from_one_numpy",
+            {"first": 1},
+            "for step 0 of 50 examples in batches of 8, your function",
+        ),
+        ("before", {"slice_of": lambda o, b, n: o[(b - 1) * n : b * n]}, "step 0 should be the"),
+        ("overlapping", {"slice_of": lambda o, b, n: o[b : b + n]}, "slices that don't overlap"),
+        ("every_nth", {"slice_of": lambda o, b, n: o[b::n]}, "has 8 examples; yours has 7"),
+        ("no_end", {"slice_of": lambda o, b, n: o[b * n :]}, "is in batches 0 and 1"),
+        (
+            "length_as_end",
+            {"slice_of": lambda o, b, n: o[b * n : n]},
+            "has 8 examples; yours has 0",
+        ),
+        (
+            "torch_decides",
+            {"draw": lambda n, *_: torch.randperm(n).tolist()},
+            "depends on the global random numbers of torch",
+        ),
+        (
+            "numpy_decides",
+            {"draw": lambda n, *_: [*np.random.permutation(n)]},
+            "depends on the global random numbers of numpy",
+        ),
+        (
+            "python_decides",
+            {"draw": lambda n, *_: random.sample(range(n), n)},
+            "depends on the global random numbers of random",
+        ),
+        (
+            "torch_seeded",
+            {"draw": globally_by_torch},
+            "disturbs the global random numbers of torch",
+        ),
+        (
+            "numpy_seeded",
+            {"draw": globally_by_numpy},
+            "disturbs the global random numbers of numpy",
+        ),
+        ("python_seeded", {"draw": globally_by_python}, "the global random numbers of random"),
+        (
+            "unseeded",
+            {"draw": lambda n, *_: [*np.random.default_rng().permutation(n)]},
+            "asked twice",
+        ),
+        (
+            "initial_seed",
+            {"draw": lambda n, seed, epoch: by_torch(n, torch.initial_seed() + seed, epoch)},
+            "asked twice for the same step",
+        ),
+    ]
+}
+
+
 WRONG = {
-    "save_interval": {
-        without_the_two: "the two in the formula is missing",
-        no_root: "that is the square of the right answer",
-        one_machine: "that is right for one machine",
-        machines_multiplied: "too long: more machines fail more often",
-        interval_as_text: "the answer is of type str, not a number",
-        a_tenth_more: "it should be",
-    },
     "shapes_in": {
-        with_the_metadata: "__metadata__ is no tensor",
-        all_of_the_header: "the shape of each tensor, not all that the header says of it",
-        loads_the_tensors: "for a file whose tensors are still on their way, your function raises",
+        with_the_metadata: "__metadata__ isn't a tensor",
+        all_of_the_header: "return only the shape of each tensor",
+        loads_the_tensors: "whose tensors are still being downloaded, your function raises",
         big_endian: "your function raises",
         guesses_the_length: "your function raises",
-        numbers_of_elements: "the shape of each tensor",
-        first_dimension: "it should be",
+        numbers_of_elements: "only the shape of each tensor",
+        first_dimension: "the shape of dense.weight should be [3, 2]",
         names_of_tensors: "the answer is of type list, not a dict",
     },
+    "is_time_to_save": {
+        also_before_the_first: "before the first batch, there is nothing to save",
+        counted_in_batches: "save_every counts steps of the optimizer",
+        in_the_middle: "saves after 25 batches, in the middle of a group",
+        after_each_step: "saves after 4 batches: how many steps of the optimizer is that?",
+        both_divide: "saves after 12 batches: how many steps of the optimizer is that?",
+        one_batch_early: "saves after 23 batches, in the middle of a group",
+        only_once: "doesn't save after 48 batches, 12 steps of the optimizer",
+        only_from_the_second_on: "doesn't save after 24 batches, 6 steps of the optimizer",
+        divided: "the answer is of type float, not True or False",
+        zero_before_the_first: "after 0 batches, the answer is of type int",
+        prints_whether: "your function returns nothing",
+    },
+    "batch_indices": {
+        drawn_for_each_step: "is in batches 0 and 1 of an epoch: an epoch has one order",
+        never_wraps: "step 7 is batch 0 of epoch 1 and has 8 examples; yours has 0",
+        first_epoch_again: "epochs 0 and 1 have the same order",
+        returns_a_tensor: "the answer is of type Tensor, not a list: add .tolist()",
+        returns_an_array: "the answer is of type ndarray, not a list: add .tolist()",
+        returns_a_list_of_tensors: "an item of type Tensor, not int: .tolist() gives you ints",
+        returns_floats: "the list for step 0 has an item of type float, not int",
+        prints_the_batch: "your function returns nothing",
+        numbered_from_one: "50 is not the number of an example: 50 examples are 0 to 49",
+        **WRONG_BATCHES,
+    },
     "continues_exactly": {
-        in_the_same_run: "the run was continued in itself",
+        in_the_same_run: "the same run was continued",
         not_loaded: "a run that continues exactly was called inexact",
         nearly_equal: "a run that rounds what it loads was called exact",
         compared_at_the_cut: "a run that doesn't save its momentum was called exact",
@@ -1707,38 +1878,30 @@ WRONG = {
     "load_lean": {
         in_the_usual_way: "the model took memory: make it on meta",
         types_of_a_second_model: "the model took memory: make it on meta",
-        on_meta: "0.weight is on meta: without assign=True, it has nothing to fill",
-        meta_without_assign: "0.weight is on meta: without assign=True, it has nothing to fill",
+        on_meta: "0.weight is on meta: without assign=True, it stays empty",
+        meta_without_assign: "0.weight is on meta: without assign=True, it stays empty",
         types_of_the_file: "0.weight is torch.float16, but make_model makes it torch.float32",
         all_in_float32: "2.weight is torch.float32, but make_model makes it torch.float64",
         state_in_float32: "1.num_batches_tracked is torch.float32, but",
-        by_the_default_device: "from now on, all is made on meta",
-        empty_memory: "does not hold the numbers of the file",
-        lean_but_not_strict: "a file without 0.bias is loaded, and no error says so",
+        by_the_default_device: "meta is still the default device",
+        empty_memory: "doesn't hold the numbers in the file",
+        lean_but_not_strict: "a file without 0.bias is loaded without an error",
         loaded_and_not_returned: "your function returns nothing: return the model",
-        in_a_model_around_it: "the model is not one of make_model",
+        in_a_model_around_it: "return the model that make_model makes",
         no_parameters: "the model has lost parameters",
     },
     "take_over": {
         all_of_it: "for a state with ten classes, your function raises RuntimeError",
-        whatever_fits: "classifier.2.weight should stay new, but for a state with as many classes",
+        whatever_fits: "classifier.2.weight should stay new, but for a state with the same classes",
         body_not_strict: "a state without features.bias is accepted",
-        missing_only: "a state that has a layer too many is accepted",
+        missing_only: "a state with an extra layer is accepted",
         unexpected_only: "a state without features.bias is accepted",
-        similar_names: "classifier.20.weight does not hold the tensor of the state",
+        similar_names: "classifier.20.weight doesn't hold the state's tensor",
         strict_as_ever: "for a state with ten classes, your function raises RuntimeError",
         takes_from_the_dict: "your function changes the dict it was given",
     },
-    "load_head": {
-        attached: "a network with another features.weight gets the layer",
-        attached_and_then_checked: "a network was refused, but it has changed already",
-        hash_of_parameters: "for the network of the file, your function raises ValueError",
-        hash_with_the_head: "for the network of the file, your function raises ValueError",
-        says_it_only: "a network with another features.weight gets the layer",
-        looks_at_names: "a network with another features.weight gets the layer",
-        replaces_the_layer: "the layer is loaded, but the network is not the one that was saved",
-    },
     **WRONG_ABOUT_MANY,
+    **WRONG_ABOUT_STOPS,
 }
 
 
@@ -2034,18 +2197,6 @@ def compared_before(state, model, head):
     model.load_state_dict({name: state[name] for name in names}, strict=False)
 
 
-def on_a_copy_of_the_state(path, model, head):
-    saved, others = load(path), copy.deepcopy(model.state_dict())
-    for name in model.get_submodule(head).state_dict():
-        del others[f"{head}.{name}"]
-    assert compute_sha256(others) == saved["backbone_sha256"]
-    model.load_state_dict({f"{head}.{n}": t for n, t in saved["last_layer"].items()}, strict=False)
-
-
-def with_math(save_time, year, machines):
-    return math.sqrt(2 * save_time * (year / machines))
-
-
 def as_sizes(path):
     header = header_of(path)
     header.pop("__metadata__", None)
@@ -2063,9 +2214,80 @@ def cut_through_a_file(make_run, train, cut, end):
     return same_states(continued, whole)
 
 
+def in_whole_groups(batches_done, group, save_every):
+    steps, rest = divmod(batches_done, group)
+    return steps >= 1 and rest == 0 and not steps % save_every
+
+
+def in_a_range(batches_done, group, save_every):
+    step = group * save_every
+    return batches_done in range(step, batches_done + 1, step)
+
+
+def drawn_epoch_by_epoch(step, length, batch_size, seed):
+    """Seeds one generator, and draws the orders of all epochs up to this one."""
+    starts = [*range(0, length, batch_size)]
+    rng = random.Random(seed)
+    for _ in range(step // len(starts) + 1):
+        order = rng.sample(range(length), length)
+    start = starts[step % len(starts)]
+    return order[start : start + batch_size]
+
+
+def with_numpy_integers(step, length, batch_size, seed):
+    epoch, batch = divmod(step, (length + batch_size - 1) // batch_size)
+    order = np.random.RandomState([seed, epoch]).permutation(length)
+    return list(order[batch * batch_size : (batch + 1) * batch_size])
+
+
+def with_samplers(step, length, batch_size, seed):
+    count = math.ceil(length / batch_size)
+    generator = torch.Generator()
+    generator.manual_seed(seed * 10**6 + step // count)
+    sampler = torch.utils.data.RandomSampler(range(length), generator=generator)
+    return [*torch.utils.data.BatchSampler(sampler, batch_size, drop_last=False)][step % count]
+
+
+def with_a_loader(step, length, batch_size, seed):
+    count = math.ceil(length / batch_size)
+    loader = torch.utils.data.DataLoader(
+        range(length),
+        batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed * 10**6 + step // count),
+    )
+    return next(itertools.islice(loader, step % count, None)).tolist()
+
+
+def with_global_numbers_restored(step, length, batch_size, seed):
+    """Uses the global generator of PyTorch, and restores it."""
+    epoch, batch = divmod(step, math.ceil(length / batch_size))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(hash((seed, epoch)))
+        return torch.randperm(length).split(batch_size)[batch].tolist()
+
+
+def sorted_by_a_hash(length, seed, epoch):
+    def digest(index):
+        return hashlib.sha256(f"{seed} {epoch} {index}".encode()).digest()
+
+    return sorted(range(length), key=digest)
+
+
 RIGHT = {
-    "save_interval": [with_math],
+    **RIGHT_ABOUT_STOPS,
     "shapes_in": [as_sizes],
+    "is_time_to_save": [in_whole_groups, in_a_range],
+    "batch_indices": [
+        named("of_torch", batches(draw=by_torch)),
+        named("of_python", batches(draw=by_python)),
+        named("of_hashes", batches(draw=sorted_by_a_hash)),
+        drawn_epoch_by_epoch,
+        with_numpy_integers,
+        with_samplers,
+        with_a_loader,
+        with_global_numbers_restored,
+    ],
     "continues_exactly": [cut_through_a_file],
     "optimizer_bytes": [with_a_list_of_what_waits, from_what_is_pickled],
     "move_classifier": [
@@ -2099,7 +2321,6 @@ RIGHT = {
     "save_newest": [with_pathlib_and_atomic],
     "load_lean": [filled_memory, types_noted_before],
     "take_over": [own_head_filled_in, compared_before],
-    "load_head": [on_a_copy_of_the_state],
 }
 
 
@@ -2131,7 +2352,7 @@ def test_the_committed_solution_is_clean_and_right(name):
     solution = read(SOLUTIONS / name)
     assert problems(solution, lesson=False) == []
     lines = [cell.outputs[0].text for cell in solution.cells if cell.id.endswith("-check")]
-    assert [line[0] for line in lines] == ["✓"] * 3
+    assert [line[0] for line in lines] == ["✓"] * COUNTS[name]
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -2140,7 +2361,7 @@ def test_the_committed_exercises_are_unanswered(name):
         pytest.skip("this notebook is not there yet")
     checks = [c for c in read(NOTEBOOKS / name).cells if c.id.startswith("exercise-")]
     lines = [cell.outputs[0].text for cell in checks if cell.id.endswith("-check")]
-    assert [line.partition(":")[0] for line in lines] == ["Not answered yet"] * 3
+    assert [line.partition(":")[0] for line in lines] == ["Not answered yet"] * COUNTS[name]
 
 
 def test_exercises_go_before_the_recap_once_and_keep_their_outputs():
