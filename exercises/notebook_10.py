@@ -1,7 +1,5 @@
 """The checks of the exercises in notebook 10."""
 
-import numbers
-
 import torch
 
 from exercises.check import Hint, exercise, need
@@ -54,39 +52,3 @@ def check_average_gradients(call, folder):
             need(len(set(counts)) > 1, f"for {len(counts)} equal parts, it is not their average.")
             raise Hint(f"for parts of {counts} rows, each row should count alike, not each rank.")
     return "parts of 8 and 4 rows give the gradient of all 12, and so do equal parts"
-
-
-@exercise
-def check_run_until_done(call, folder):
-    """Start runs that succeed at once, later, never, and that get nowhere."""
-
-    def ask(outcomes, attempts=10):
-        waiting, started = iter(outcomes), []
-
-        def start():
-            outcome = next(waiting, None)
-            need(outcome is not None, f"yours starts again and again: {len(started)} times.")
-            started.append(outcome)
-            return outcome
-
-        try:
-            answer = call(start, attempts)
-        except Hint as hint:
-            return str(hint), len(started)
-        return answer, len(started)
-
-    answer, started = ask([(0, 93)])
-    need(started == 1, f"a run that ends well at once is started {started} times.")
-    need(isinstance(answer, numbers.Integral), "return how often the run was started.")
-    need(answer == 1, f"the run was started once; yours says {answer}.")
-    answer, started = ask([(1, 20), (137, 41), (0, 93)])
-    need(started == 3, f"it ends well the third time; yours starts it {started} times.")
-    need(answer == 3, f"the run was started 3 times; yours says {answer}.")
-    answer, started = ask([(1, 10 * number) for number in range(1, 9)], attempts=4)
-    need(started == 4, f"with 4 attempts, yours starts it {started} times.")
-    need("RuntimeError" in str(answer), "after the last attempt, raise a RuntimeError.")
-    answer, started = ask([(1, 30), (1, 50), (1, 50), (1, 70)])
-    need(started < 4, "a start that gets no further than the one before: don't go on.")
-    need(started == 3, f"it still gets further; yours gives up after {started} starts.")
-    need("RuntimeError" in str(answer), "when it gets no further, raise a RuntimeError.")
-    return "a run is started until it ends well, and given up when it gets no further"

@@ -14,7 +14,7 @@ def check_save_interval(call, folder):
     """Ask for one machine, for a hundred, and in another unit."""
     hours = 24 * 365
     for save_time, mtbf, machines in [(1 / 60, hours, 1), (1 / 60, hours, 100), (2, 900, 4)]:
-        what = f"for a save of {save_time:.3g}, a failure every {mtbf} and {machines} machines, "
+        what = f"for save_time={save_time:.3g}, mtbf={mtbf} and machines={machines}, "
         answer = call(save_time, mtbf, machines, when=what)
         kind = type(answer).__name__
         real = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
@@ -65,7 +65,7 @@ def check_continue_log(call, folder):
             return file.read()
 
     for half in HALF_LINES:
-        what = f"for steps 1 to 7, {half!r} without an end, and 5 saved"
+        what = "for steps 1 to 7" + f", half a line {half!r}" * bool(half) + ", and 5 saved"
         after = ask(lines(*range(1, 8)) + half, 5, what)
         compare_logs(after, lines(*range(1, 6)), what)
     what = "for 12 steps of which 10 are saved"
@@ -117,7 +117,9 @@ def is_atomic(call, path, before, wanted):
     def look(real):
         def looking(*arguments, **how):
             moments.append(read_or_none(path))
-            return real(*arguments, **how)
+            done = real(*arguments, **how)
+            moments.append(read_or_none(path))
+            return done
 
         return looking
 
@@ -147,6 +149,9 @@ def read_or_none(path):
         return None
 
 
+ONCE_MORE = "yours starts it once more."
+
+
 @exercise
 def check_run_until_done(call, folder):
     """Start runs that succeed at once, later, never, and that get nowhere."""
@@ -156,7 +161,7 @@ def check_run_until_done(call, folder):
 
         def start():
             outcome = next(waiting, None)
-            need(outcome is not None, "yours starts it once more.")
+            need(outcome is not None, ONCE_MORE)
             started.append(outcome)
             return outcome
 
@@ -167,21 +172,28 @@ def check_run_until_done(call, folder):
                 raise
             return str(hint), len(started)
 
+    def raised(answer):
+        return isinstance(answer, str) and answer.startswith("your function raises")
+
     def finishes(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need("starts it once more" not in str(answer), f"{seen}yours goes on after status 0.")
+        need(ONCE_MORE not in str(answer), f"{seen}yours goes on after status 0.")
         need(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
+        need(not raised(answer), f"{seen}{answer}.")
         count = isinstance(answer, numbers.Integral) and not isinstance(answer, bool)
         need(count, f"{seen}return how often the run was started.")
-        need(answer == started, f"{seen}the run was started {started} times; yours says {answer}.")
+        need(answer == started, f"{seen}the answer should be {started}; yours is {answer}.")
 
     def gives_up(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need("starts it once more" not in str(answer), f"{seen}yours goes on: {why}.")
+        need(ONCE_MORE not in str(answer), f"{seen}yours goes on: {why}.")
         need(started == len(outcomes), f"{seen}yours gives up after {started}.")
-        need("RuntimeError" in str(answer), f"{seen}raise a RuntimeError when you give up.")
+        need(
+            raised(answer) and "RuntimeError" in answer,
+            f"{seen}raise a RuntimeError when you give up.",
+        )
 
     finishes("status 0 ends it", (0, 93))
     finishes("there is progress", (1, 20), (137, 41), (0, 93))

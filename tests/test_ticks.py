@@ -274,6 +274,88 @@ BREAKS = {
             "programs = true_programs",
         ),
     ],
+    "8-when-the-machine-goes-away": [
+        Break(
+            "the baseline is a run with a different seed",
+            "RANDOM_SEED += 1\nstart(fresh('saved_data/away-undisturbed.pt'))",
+            ["signals-proof"],
+            "✗",
+            "RANDOM_SEED -= 1\nstart(fresh('saved_data/away-undisturbed.pt'))",
+        ),
+        Break(
+            "the program skips a step when it begins again",
+            "program = Path('programs/recipe.py')\n"
+            "true_program = program.read_text()\n"
+            "line = 'return states[\"step\"]'\n"
+            'skipping = \'return states["step"] + (states["step"] > 0)\'\n'
+            "_ = program.write_text(true_program.replace(line, skipping))",
+            ["loop-try"],
+            "✗",
+            "_ = program.write_text(true_program)",
+        ),
+        *(
+            Break(
+                f"failures come {factor} times as seldom as the formula thinks",
+                "from types import SimpleNamespace\n"
+                "true_rng = np.random.default_rng\n"
+                "np.random.default_rng = lambda seed: SimpleNamespace(\n"
+                f"    exponential=lambda f, size: true_rng(seed).exponential({factor} * f, size))",
+                ["simulate"],
+                "✗",
+                "np.random.default_rng = true_rng",
+            )
+            for factor in (0.5, 2)
+        ),
+        Break(
+            "only the last is kept",
+            "true_keep = keep\n"
+            "def keep(path, *run):\n"
+            "    true_keep(path, *run)\n"
+            "    Path(f'{path}.1').unlink(missing_ok=True)",
+            ["keep-try"],
+            "✗",
+            "keep = true_keep",
+        ),
+        Break(
+            "the best is always the last",
+            "def keep(path, run, *rest):\n"
+            "    run.best.accuracy = -1.0\n"
+            "    true_keep(path, run, *rest)",
+            ["keep-try"],
+            "✗",
+            "keep = true_keep",
+        ),
+        Break(
+            "something is deleted first",
+            "def keep(path, *run):\n"
+            "    Path(f'{path}.1').unlink(missing_ok=True)\n"
+            "    true_keep(path, *run)",
+            ["keep-try", "full"],
+            "✗",
+            "keep = true_keep",
+        ),
+        Break(
+            "the disk isn't full",
+            "recipe.os = SimpleNamespace(**vars(os))",
+            ["keep-try", "full"],
+            "✗",
+            "recipe.os = os",
+        ),
+        Break(
+            "the log only appends",
+            "true_write, Log.write = Log.write, OnlyAppends.write",
+            ["log-try", "log-proof"],
+            "✗",
+            "Log.write = true_write",
+        ),
+        Break(
+            "the log forgets its size",
+            "true_load, Log.load_state_dict = Log.load_state_dict, lambda self, state: None",
+            ["log-try", "log-proof"],
+            "✗",
+            "Log.load_state_dict = true_load",
+        ),
+    ],
     **BREAKS_OF_MANY,
 }
 FEW = """
@@ -317,6 +399,11 @@ def test_the_ticks_of_alexnet(course):
 @pytest.mark.slow
 def test_the_ticks_of_a_run_of_ones_own(course):
     noticed(course, "6-your-own-run")
+
+
+@pytest.mark.slow
+def test_the_ticks_of_a_machine_that_goes_away(course):
+    noticed(course, "8-when-the-machine-goes-away")
 
 
 @needs_fully_shard

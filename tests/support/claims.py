@@ -89,6 +89,29 @@ def steps(out, cell, pattern=r"(?:after loading|that are saved): +(\d+)"):
     return numbers(out[6, cell], pattern)[0]
 
 
+def begins(out, cell):
+    """Return the step at which each process that a cell of notebook 8 starts begins."""
+    return [int(step) for step in re.findall(r"beginning at step (\d+)", out[8, cell])]
+
+
+def statuses(out, cell):
+    """Return the statuses that a cell of notebook 8 prints."""
+    return [int(status) for status in re.findall(r"status (-?\d+)", out[8, cell])]
+
+
+def save_table(out, cell):
+    """Return the minutes between two saves and the percentage lost, by the number of machines."""
+    rows = re.findall(r"^ *(\S+) +\S+ hours +(\S+) min +(\S+)%", out[8, cell], re.M)
+    rows = [[float(number.replace(",", "")) for number in row] for row in rows]
+    return {int(machines): (interval, lost) for machines, interval, lost in rows}
+
+
+def logged(out):
+    """Return the beginnings of the lines of both logs that notebook 8 prints."""
+    logs = [line for line in out[8, "log-try"].splitlines() if " | " in line]
+    return [[re.sub(r" [\d.]+$", "", line) for line in log.split(" | ")] for log in logs]
+
+
 def packaging(out):
     """Return how much larger AlexNet's checkpoint is than its tensors, as a share of these."""
     tensors, disk = numbers(out[4, "file-size"], r"Tensors (\S+) MB, on the disk (\S+) MB")
@@ -616,6 +639,88 @@ CLAIMS = [
                 for sizes in re.findall(r"Sizes .*: \[(.*)\]", out[6, "compile-sizes"])
             ]
             == [8, 8]
+        ),
+    ),
+    Claim(
+        8,
+        "signals-after-md",
+        "They begin at 0, 20, 25 and 33.",
+        lambda out: begins(out, "signals") == [0, 20, 25, 33],
+    ),
+    Claim(
+        8,
+        "signals-after-md",
+        "Python reports a kill as -9",
+        lambda out: statuses(out, "signals") == [143, -9, 143, 0],
+    ),
+    Claim(
+        8,
+        "one-after-md",
+        "The shell keeps the signal to itself.",
+        lambda out: (
+            re.findall("received (.*)", out[8, "one-ask"]) == ["nothing", "SIGTERM"]
+            and "python; true: the program received nothing" in out[8, "one-ask"]
+        ),
+    ),
+    Claim(
+        8,
+        "loop-lesson",
+        "It does: one attempt without progress isn't the end.",
+        lambda out: (
+            re.findall(r"(\d+) steps saved", out[8, "loop-try"]) == ["0", "20"]
+            and begins(out, "loop-try") == [0, 0, 20]
+            and "\nfinished\n" in out[8, "loop-try"]
+        ),
+    ),
+    Claim(
+        8,
+        "loop-lesson",
+        "The hopeless run gets two.",
+        lambda out: statuses(out, "loop-stuck") == [1, 1] and "given up" in out[8, "loop-stuck"],
+    ),
+    Claim(
+        8,
+        "simulate-after-md",
+        "About a tenth: 1/20 for the saves, and 10/200 for what is trained again.",
+        lambda out: 9 < numbers(out[8, "simulate-figure"], r"every 20 saves loses (\S+)%")[0] < 11,
+    ),
+    Claim(
+        8,
+        "machines-after-md",
+        "Ten times as often: the square root is kind.",
+        lambda out: (
+            9.5 < save_table(out, "machines")[1][0] / save_table(out, "machines")[100][0] < 10.5
+        ),
+    ),
+    Claim(
+        8,
+        "machines-after-md",
+        "Where a fifth of the time is lost",
+        lambda out: 17 < save_table(out, "machines")[10_000][1] < 23,
+    ),
+    Claim(
+        8,
+        "often-lesson",
+        "What remains of the fifth is about a twentieth.",
+        lambda out: 4.5 < save_table(out, "machines-background")[10_000][1] < 5.7,
+    ),
+    Claim(
+        8,
+        "keep-lesson",
+        "All three are good",
+        lambda out: (
+            re.findall(r"pt(\S*)': (\d+)", out[8, "full"])
+            == [("", "500"), (".1", "400"), (".best", "200")]
+            and "left over: away-keep.pt.best.tmp" in out[8, "full"]
+        ),
+    ),
+    Claim(
+        8,
+        "log-lesson",
+        "Lines 6 and 7 twice, and between them half a line 8 that the next one runs into.",
+        lambda out: (
+            logged(out)[0] == ["5", "6", "7", "8 0.006", "7", "8", "9"]
+            and logged(out)[1] == [str(step) for step in range(5, 12)]
         ),
     ),
     Claim(

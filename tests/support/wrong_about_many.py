@@ -113,58 +113,6 @@ def stacked(gradients, counts):
     return torch.stack(gradients)
 
 
-def once(start, attempts):
-    start()
-    return 1
-
-
-def forever(start, attempts):
-    number = 0
-    while True:
-        number += 1
-        if start()[0] == 0:
-            return number
-
-
-def to_the_last_attempt(start, attempts):
-    for number in range(1, attempts + 1):
-        if start()[0] == 0:
-            return number
-    raise RuntimeError("no success")
-
-
-def silently(start, attempts):
-    before = -1
-    for number in range(1, attempts + 1):
-        status, batches = start()
-        if status == 0:
-            return number
-        if batches <= before:
-            raise RuntimeError("no further")
-        before = batches
-    return attempts
-
-
-def status_of_the_last(start, attempts):
-    for _ in range(attempts):
-        status, _ = start()
-        if status == 0:
-            break
-    return status
-
-
-def wrong_way_around(start, attempts):
-    before = 10**9
-    for number in range(1, attempts + 1):
-        status, batches = start()
-        if status == 0:
-            return number
-        if number > 2 and batches > before:
-            raise RuntimeError("too far")
-        before = batches
-    raise RuntimeError("no success")
-
-
 WRONG_ABOUT_MANY = {
     "my_rows": {
         all_of_them: "of 8 rows, each of 2 ranks should get 4",
@@ -198,13 +146,5 @@ WRONG_ABOUT_MANY = {
         sum_of_ranks: "for 2 equal parts, it is not their average",
         in_place: "your function changes the gradients",
         stacked: "the shape of one gradient",
-    },
-    "run_until_done": {
-        once: "it ends well the third time; yours starts it 1 times",
-        forever: "with 4 attempts, yours starts it 8 times",
-        to_the_last_attempt: "a start that gets no further than the one before",
-        silently: "after the last attempt, raise a RuntimeError",
-        status_of_the_last: "the run was started once; yours says 0",
-        wrong_way_around: "with 4 attempts, yours starts it 3 times",
     },
 }
