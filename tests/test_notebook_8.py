@@ -456,16 +456,18 @@ def test_a_log_continues_wherever_the_run_dies(kept, step):
 # How often to save.
 
 
-def test_the_share_lost_with_a_background_save_is_right():
-    """A failure loses what was trained since the save before the last complete one was begun."""
+def test_the_share_lost_with_a_background_save_is_right(capsys):
+    """A failure loses what was trained since the last save that is complete was begun."""
+    exec(CELLS["machines"].replace("print_table(blocked=1)", CELLS["machines-background"]), {})
+    row = capsys.readouterr().out.splitlines()[-1]
+    printed = float(re.search(r"(\S+)%$", row)[1])
     failure, blocked, writing = 365 * 24 * 60 / 10_000, 2 / 60, 1
     interval = (2 * blocked * failure) ** 0.5
+    assert f" {interval:.1f} min" in row
     failures = np.random.default_rng(5).exponential(failure, size=200_000)
     complete = np.floor((failures - writing) / (interval + blocked)).clip(0)
-    simulated = 1 - interval * complete.sum() / failures.sum()
-    added_up = blocked / interval + (interval / 2 + writing) / failure
-    assert simulated == pytest.approx(added_up, rel=0.05)
-    assert 0.04 < simulated < 0.06
+    simulated = 100 * (1 - interval * complete.sum() / failures.sum())
+    assert printed == pytest.approx(simulated, rel=0.05)
 
 
 def test_the_refinement_is_better_when_a_save_is_not_short():
