@@ -28,7 +28,7 @@ REMEDIES = {
     "settings": (
         "The optimizer's settings or the loss scale are not those of that step. Load the states of "
         "optimizer, scheduler and GradScaler after all of them are created.",
-        (6, "Mixed precision with float16: the scale"),
+        (6, "Mixed precision with float16: the scale (you can skip this)"),
     ),
     "learning rate": (
         "The learning rate is not that of that step. Save and load scheduler.state_dict(), and "
@@ -68,7 +68,7 @@ REMEDIES = {
     ),
     "failed": (
         "The script fails when it is started again. Fix the error that is shown above.",
-        (6, "The recipe, without helper/"),
+        (6, "The recipe"),
     ),
 }
 HEADINGS = ("stop", "killed\nafter", "restored\nto step", "steps\nlost")
