@@ -192,7 +192,8 @@ class SeededDataset(Dataset):
             call_set_epoch(find_parts(self.dataset, self.collate_fn), epoch)
             self.generators = find_generators(find_parts(self.dataset, self.collate_fn))
         seed_batch(seed, epoch, batch, stream, self.generators)
-        return self.collate_fn(self.fetch(indices))
+        with one_thread():
+            return self.collate_fn(self.fetch(indices))
 
     def fetch(self, indices):
         """Return what a DataLoader passes to its collate function."""
@@ -201,6 +202,20 @@ class SeededDataset(Dataset):
         if callable(getattr(self.dataset, "__getitems__", None)):
             return self.dataset.__getitems__(indices)
         return [self.dataset[index] for index in indices]
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Compute on one thread in this block, as a DataLoader's workers do.
+
+    More threads add up numbers in a different order, and may round differently.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class WorkerInit:

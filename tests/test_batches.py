@@ -661,3 +661,31 @@ def test_other_start_methods(context, forkserver, tmp_path):
 
 def test_loaders_of_the_runs_have_the_batches_that_the_tests_count():
     assert {len(make()) for make in LOADERS.values()} == {BATCHES}
+
+
+class Standardized(Dataset):
+    """Images of 3 x 224 x 224 numbers; a mean over so many is computed in parallel."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image = torch.randn(3, 224, 224)
+        return (image - image.mean()) / image.std(), index
+
+
+@pytest.mark.slow
+def test_a_batch_is_computed_on_one_thread_wherever_it_is_fetched():
+    """A worker has one thread. On a machine with one core, this can't fail."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, threads))
+    try:
+        fetched = []
+        for workers in (0, 2):
+            loader = DataLoader(Standardized(), batch_size=4, num_workers=workers)
+            with contextlib.closing(EpochBatches(loader)) as batches:
+                fetched.append([features for features, _ in batches.epoch(1, 1)])
+            assert torch.get_num_threads() == max(2, threads)
+        assert all(map(torch.equal, *fetched))
+    finally:
+        torch.set_num_threads(threads)

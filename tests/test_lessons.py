@@ -97,7 +97,7 @@ def test_make_hands_them_to_pytest_in_this_order(project, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments", [PATHS + SOLUTIONS, []])
 def test_pytest_collects_them_in_this_order(project, arguments):
     """By their names, as `make test` has them, and by their folder, where nothing is named."""
-    for name in ("tests", "helper", "exercises"):
+    for name in ("tests", *{*course.FOLDERS} - {"notebooks"}):
         (project / name).mkdir()
     for path in [ROOT / "conftest.py", ROOT / "pyproject.toml", *ROOT.glob("tests/*.cfg")]:
         shutil.copy(path, project / path.relative_to(ROOT))

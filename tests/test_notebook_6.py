@@ -30,7 +30,7 @@ RECIPE = "\n\n\n".join(CELLS[f"recipe-{name}"] for name in ("batches", "files", 
 
 
 def test_the_recipe_is_short_and_needs_pytorch_and_numpy_only():
-    assert len([line for line in RECIPE.splitlines() if line.strip()]) <= 95
+    assert len([line for line in RECIPE.splitlines() if line.strip()]) <= 105
     imports = [
         n for n in ast.walk(ast.parse(RECIPE)) if isinstance(n, (ast.Import, ast.ImportFrom))
     ]
@@ -51,11 +51,12 @@ import builtins
 import hashlib
 import io
 import sys
+import threading
 from types import SimpleNamespace
 
 
 class Waves(torch.utils.data.Dataset):
-    fails_at = None
+    fails_at = stuck_at = None
 
     def __len__(self):
         return 90
@@ -63,6 +64,8 @@ class Waves(torch.utils.data.Dataset):
     def __getitem__(self, index):
         if index == self.fails_at:
             raise ValueError("no such wave")
+        if index == self.stuck_at:
+            threading.Event().wait()  # forever; the loader has a timeout
         wave = torch.sin(torch.arange(20.0) * (1 + index % 3)) + 0.1 * torch.randn(20)
         return wave[None] * random.uniform(0.8, 1.2) + np.random.randn() * 0.1, index % 3
 
@@ -146,11 +149,14 @@ if __name__ == "__main__":
         run.optimizer.register_step_pre_hook(at(number, fail))
     if where == "error in the dataset":
         waves.fails_at = number
+    if where == "stuck":
+        waves.stuck_at, options["timeout"] = number, 5
     train("run.pt", run, Batches(waves, 16, 5), 3, "cpu", 4, **options)
     open("result", "w").write(sha256(run))
 """
 NEVER = ("never", 0)
-STATUS = {"SIGTERM": 143, "SIGINT": 130, "error in the loop": 1, "error in the dataset": 1}
+STATUS = {"SIGTERM": 143, "SIGINT": 130}
+STATUS |= dict.fromkeys(["error in the loop", "error in the dataset", "stuck"], 1)
 
 
 def start_other_run(folder, workers, end, recipe=RECIPE):
@@ -216,7 +222,7 @@ def test_the_recipe_continues_a_different_run_exactly(tmp_path, whole, starts):
 @pytest.mark.parametrize("workers", [FORK, SPAWN, FORKSERVER], ids=lambda workers: workers[1])
 def test_a_run_with_workers_that_fails_ends(tmp_path, workers):
     """Without the workers being shut down, it would wait for them forever."""
-    for end in [("error in the loop", 2), ("error in the dataset", 7)]:
+    for end in [("error in the loop", 2), ("error in the dataset", 7), ("stuck", 7)]:
         assert start_other_run(tmp_path, workers, end) is None
 
 
@@ -282,6 +288,23 @@ def test_without_this_line_it_would_be_a_different_run(tmp_path, line, instead):
     assert stopped != whole
 
 
+def test_a_batch_is_computed_on_one_thread(recipe):
+    """As in a worker; and the loop gets its threads back."""
+
+    class Threads(recipe.Waves):
+        def __getitem__(self, index):
+            return torch.tensor(float(torch.get_num_threads())), index
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _, (features, _) = recipe.Batches(Threads(), 16, 5)[0]
+        assert features.unique().tolist() == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
 def test_without_the_second_seed_the_number_of_workers_would_matter(tmp_path, whole):
     line = "seed_all(batches.seed, step, 2)"
@@ -342,11 +365,13 @@ def flip(path):
 )
 def test_a_damaged_file_is_replaced_by_the_one_before(recipe, saved, damage, capsys):
     damage(saved)
+    broken = saved.exists()
     assert recipe.load(saved, recipe.new_run()) == 2
     printed = capsys.readouterr().out
     assert f"falling back to {saved}.1\n" in printed
     assert "beginning at step 2\n" in printed
-    recipe.save(saved, recipe.new_run(), 4)  # the broken file isn't kept
+    assert saved.with_suffix(".pt.bad").exists() == broken  # the machine may be at fault
+    recipe.save(saved, recipe.new_run(), 4)  # the broken file isn't taken for the one before
     assert (recipe.read(saved)["step"], recipe.read(f"{saved}.1")["step"]) == (4, 2)
 
 

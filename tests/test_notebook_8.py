@@ -458,7 +458,7 @@ def test_a_log_continues_wherever_the_run_dies(kept, step):
 
 def test_the_share_lost_with_a_background_save_is_right(capsys):
     """A failure loses what was trained since the last save that is complete was begun."""
-    exec(CELLS["machines"].replace("print_table(blocked=1)", CELLS["machines-background"]), {})
+    exec(f"{CELLS['print-table']}\n{CELLS['machines-background']}", {})
     row = capsys.readouterr().out.splitlines()[-1]
     printed = float(re.search(r"(\S+)%$", row)[1])
     failure, blocked, writing = 365 * 24 * 60 / 10_000, 2 / 60, 1

@@ -39,22 +39,28 @@ class Batches:
             self.epoch, self.order = epoch, rng.permutation(len(self.dataset)).tolist()
         indices = self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
         seed_all(self.seed, step, 1)  # for augmentation
-        return step, default_collate([self.dataset[index] for index in indices])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker: more threads may round differently
+        examples = [self.dataset[index] for index in indices]
+        torch.set_num_threads(threads)
+        return step, default_collate(examples)
 
 
 def fetch(batches, steps, **options):
-    """Yield the batches of these steps; the options are those of a DataLoader."""
+    """Yield the batches of these steps; options of a DataLoader, such as num_workers, timeout."""
     loader = DataLoader(batches, batch_size=None, sampler=steps, **options)
     multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # workers never see them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # workers never see them
     try:
         iterator = iter(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield from iterator
     finally:
         if loader.num_workers:  # or a run that fails would wait for them forever
+            for worker in iterator._workers:
+                worker.kill()  # they block SIGTERM, so terminate() would do nothing
             iterator._shutdown_workers()
 
 
@@ -86,6 +92,8 @@ def load(path, run):
         except Exception as error:
             print(f"{path} can't be read ({error}); falling back to {path}.1", flush=True)
             states = read(f"{path}.1")
+            if os.path.exists(path):
+                os.replace(path, f"{path}.bad")  # kept, since the machine may be at fault
             os.replace(f"{path}.1", path)  # or the next save would keep the broken file
         for name, part in vars(run).items():
             part.load_state_dict(states[name])
@@ -105,7 +113,7 @@ def train(path, run, batches, num_epochs, device, save_every, **options):
             run.optimizer.zero_grad()
             loss.backward()
             run.optimizer.step()
-            run.scheduler.step()
+            run.scheduler.step()  # a schedule per epoch: if (step + 1) % batches.per_epoch == 0
             if received or (step + 1) % save_every == 0 or step + 1 == last:
                 save(path, run, step + 1)
             if received:
