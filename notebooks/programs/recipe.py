@@ -59,9 +59,9 @@ def fetch(batches, steps, **options):
         yield from iterator
     finally:
         if loader.num_workers:  # or a run that fails would wait for them forever
-            for worker in iterator._workers:
-                worker.kill()  # they block SIGTERM, so terminate() would do nothing
             iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs: it blocks SIGTERM
 
 
 def read(path):

@@ -547,7 +547,7 @@ CLAIMS = [
     Claim(
         5,
         "proof-after-md",
-        "So short a run predicts little better than guessing",
+        "A run this short predicts little better than guessing",
         lambda out: numbers(out[5, "uninterrupted"], r"Test accuracy: (\S+)%")[0] < 30,
     ),
     Claim(
