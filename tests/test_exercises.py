@@ -23,8 +23,11 @@ import numpy as np
 import pytest
 import torch
 
+import audit.runs
 import exercises
 from helper.atomic import atomic_file
+from tests.support.forked import Forked, start_forkserver
+from tests.support.wrong_about_audit import RIGHT_ABOUT_AUDIT, WRONG_ABOUT_AUDIT
 from tests.support.wrong_about_many import WRONG_ABOUT_MANY
 from tests.support.wrong_about_stops import RIGHT_ABOUT_STOPS, WRONG_ABOUT_STOPS
 from tests.test_notebooks import problems
@@ -69,9 +72,11 @@ def ask(capsys, tmp_path, monkeypatch):
 
     It looks whether files, settings or random numbers were changed.
     """
+    start_forkserver()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(audit.runs, "start_python", Forked)
 
     def ask(name, answer):
         before = torch.get_rng_state(), torch.is_grad_enabled()
@@ -1902,6 +1907,7 @@ WRONG = {
     },
     **WRONG_ABOUT_MANY,
     **WRONG_ABOUT_STOPS,
+    **WRONG_ABOUT_AUDIT,
 }
 
 
@@ -2276,6 +2282,7 @@ def sorted_by_a_hash(length, seed, epoch):
 
 RIGHT = {
     **RIGHT_ABOUT_STOPS,
+    **RIGHT_ABOUT_AUDIT,
     "shapes_in": [as_sizes],
     "is_time_to_save": [in_whole_groups, in_a_range],
     "batch_indices": [

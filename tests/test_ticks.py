@@ -274,6 +274,31 @@ BREAKS = {
             "programs = true_programs",
         ),
     ],
+    "7-the-audit": [
+        Break(
+            "the scheduler is forgotten",
+            "true_edit, edit = edit, lambda script, *_: script",
+            ["fix-schedule", "fix-result"],
+            "✗",
+            "edit = true_edit",
+        ),
+        Break(
+            "a different weight is hit",
+            "true_flip = flip_bit\n"
+            "def flip_bit(run, name, index):\n"
+            "    true_flip(run, '1.weight', index)",
+            ["lie", "lie-found"],
+            "✗",
+            "flip_bit = true_flip",
+        ),
+        Break(
+            "nothing is hit",
+            "flip_bit = lambda *_: None",
+            ["lie", "lie-found"],
+            "✗",
+            "flip_bit = true_flip",
+        ),
+    ],
     "8-when-the-machine-goes-away": [
         Break(
             "the baseline is a run with a different seed",
@@ -399,6 +424,11 @@ def test_the_ticks_of_alexnet(course):
 @pytest.mark.slow
 def test_the_ticks_of_a_run_of_ones_own(course):
     noticed(course, "6-your-own-run")
+
+
+@pytest.mark.slow
+def test_the_ticks_of_the_audit(course):
+    noticed(course, "7-the-audit")
 
 
 @pytest.mark.slow

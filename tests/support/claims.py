@@ -112,6 +112,22 @@ def logged(out):
     return [[re.sub(r" [\d.]+$", "", line) for line in log.split(" | ")] for log in logs]
 
 
+def first_words(out):
+    """Return what the table of notebook 7 says of the first row after the cut, then of the weights.
+
+    These are the words for its weights, batch and gradient, and for the weights one row later.
+    """
+    rows = [line.split() for line in out[7, "weights-only"].splitlines()[1:]]
+    half = len(rows) // 2
+    return [*rows[half][1:], rows[half + 1][1]]
+
+
+def crosses_of_a_report(out, cell):
+    """Return the crosses without parentheses in the table of a report in notebook 7."""
+    (row,) = re.findall(r"^after step 20 .*", out[7, cell], re.M)
+    return re.findall(r"(?<!\()✗(?: \w+ \d+)?(?!\))", row)
+
+
 def packaging(out):
     """Return how much larger AlexNet's checkpoint is than its tensors, as a share of these."""
     tensors, disk = numbers(out[4, "file-size"], r"Tensors (\S+) MB, on the disk (\S+) MB")
@@ -642,6 +658,51 @@ CLAIMS = [
         ),
     ),
     Claim(
+        7,
+        "weights-only-after-md",
+        "They differ one step later than you might have thought.",
+        lambda out: first_words(out) == ["same", "same", "same", "different"],
+    ),
+    Claim(
+        7,
+        "audit-after-md",
+        "it was restored to step 18, the end of the third epoch. That cost two steps",
+        lambda out: numbers(out[7, "audit"], r"step 20 +20 +(\d+) +(\d+) ") == [18, 2],
+    ),
+    Claim(
+        7,
+        "audit-after-md",
+        "Eighteen batches were seen twice, and eighteen never.",
+        lambda out: numbers(out[7, "audit"], r"(\d+) batches seen twice, (\d+) never") == [18, 18],
+    ),
+    Claim(
+        7,
+        "audit-after-md",
+        "In one column: the batch.",
+        lambda out: crosses_of_a_report(out, "audit") == ["✗ of 0"],
+    ),
+    Claim(
+        7,
+        "fix-order-after-md",
+        "at step 24, the learning rate differs",
+        lambda out: (
+            crosses_of_a_report(out, "fix-order") == ["✗ at 24"]
+            and "difference at step 24: learning rate" in out[7, "fix-order"]
+        ),
+    ),
+    Claim(
+        7,
+        "sets-after-md",
+        "At step 0, the weights and the batch are the same, and the gradient isn't.",
+        lambda out: "differ, first at step 0: gradient" in out[7, "sets"],
+    ),
+    Claim(
+        7,
+        "lie-after-md",
+        "the damage has spread, as the last line shows",
+        lambda out: numbers(out[7, "lie-loss"], r"at the end: (\d) of 4")[0] > 1,
+    ),
+    Claim(
         8,
         "signals-after-md",
         "They begin at 0, 18, 25 and 33.",
@@ -800,13 +861,16 @@ CLAIMS = [
 
 
 def crosses(number, notebook):
-    """Return the cells that print a ✗, a line each, but for counterexamples, which have to."""
+    """Return the cells that print a ✗, a line each.
+
+    A counterexample has to print one, and a report says what it has found.
+    """
     out = printed(notebook)
     tags = {cell.id: cell.metadata.get("tags", []) for cell in notebook.cells}
     return [
         f"notebook {number}, cell {cell}: {text}"
         for cell, text in out.items()
-        if "✗" in text and "counterexample" not in tags[cell]
+        if "✗" in text and not {"counterexample", "report"} & {*tags[cell]}
     ]
 
 

@@ -1,0 +1,281 @@
+"""Audit what others use to save and continue runs, and write what was found to docs/audit.json.
+
+    python tools/audit_frameworks.py                    # everything: about 20 minutes
+    python tools/audit_frameworks.py --missing          # what docs/audit.json doesn't have yet
+    python tools/audit_frameworks.py --only lightning   # rows with this in their name
+
+Each row is one audit of a script in audit/scripts/. The tools are installed in .venv-audit, from
+requirements-audit.txt; that environment uses the PyTorch of .venv. This program needs neither.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "audit.json"
+REQUIREMENTS = ROOT / "requirements-audit.txt"
+ENVIRONMENT = ROOT / ".venv-audit"
+PYTHON = ".venv-audit/bin/python"  # in the commands that are printed
+# Kill each run inside the second epoch, and one step after it ended: 3 epochs of 8 steps.
+STOPS = "13,17"
+
+
+@dataclass
+class Reason:
+    """Why a row isn't exact, and what makes it exact. None stands for either value."""
+
+    why: str
+    add: str
+    augmentation: bool | None = None
+    workers: int | None = None
+
+
+@dataclass
+class Configuration:
+    name: str  # as the script calls it
+    description: str
+    reasons: list[Reason] = field(default_factory=list)  # the first that fits a row counts
+
+
+@dataclass
+class Tool:
+    name: str
+    script: str
+    package: str | None  # in requirements-audit.txt
+    configurations: list[Configuration]
+
+
+TOOLS = [
+    Tool(
+        "Lightning",
+        "lightning_run.py",
+        "lightning",
+        [
+            Configuration("plain", "DataLoader, ModelCheckpoint"),
+            Configuration("stateful", "StatefulDataLoader, a callback that saves the random state"),
+            Configuration("best", "the same, with order and noise from the epoch"),
+        ],
+    ),
+    Tool(
+        "Accelerate",
+        "accelerate_run.py",
+        "accelerate",
+        [
+            Configuration("plain", "save_state, skip_first_batches"),
+            Configuration("stateful", "use_stateful_dataloader, use_seedable_sampler"),
+            Configuration("best", "use_seedable_sampler, skip_first_batches, noise from the epoch"),
+        ],
+    ),
+    Tool(
+        "Hugging Face Trainer",
+        "transformers_run.py",
+        "transformers",
+        [
+            Configuration("plain", "defaults, resume_from_checkpoint"),
+            Configuration("best", "the same, with noise from the epoch"),
+        ],
+    ),
+    Tool(
+        "Ignite",
+        "ignite_run.py",
+        "pytorch-ignite",
+        [
+            Configuration("plain", "Engine, Checkpoint"),
+            Configuration("deterministic", "DeterministicEngine, Checkpoint"),
+            Configuration("best", "the same, random state restored by hand, noise from the epoch"),
+        ],
+    ),
+    Tool(
+        "torchdata",
+        "torchdata_run.py",
+        "torchdata",
+        [
+            Configuration("plain", "StatefulDataLoader in a plain loop"),
+            Configuration("best", "the same, random state saved by hand, dataset with a state"),
+        ],
+    ),
+    Tool("this course", "course_run.py", None, [Configuration("plain", "train_model")]),
+]
+
+
+@dataclass
+class Row:
+    """One audit."""
+
+    tool: Tool
+    configuration: Configuration
+    augmentation: bool
+    workers: int
+
+    @property
+    def name(self) -> str:
+        noise = "augmentation" if self.augmentation else "no augmentation"
+        return f"{self.tool.name}, {self.configuration.name}, {noise}, {self.workers} workers"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What comes after `python -m audit`."""
+        script = ["--stops", STOPS, f"audit/scripts/{self.tool.script}"]
+        augment = ["--augment"] if self.augmentation else []
+        chosen = ["--configuration", self.configuration.name, *augment]
+        return [*script, *chosen, "--workers", str(self.workers)]
+
+    @property
+    def command(self) -> str:
+        return " ".join([PYTHON, "-m", "audit", *self.arguments])
+
+    @property
+    def reason(self) -> Reason | None:
+        for reason in self.configuration.reasons:
+            if reason.augmentation in (None, self.augmentation) and reason.workers in (
+                None,
+                self.workers,
+            ):
+                return reason
+        return None
+
+
+def list_rows() -> list[Row]:
+    """Return all rows, in the order of the file."""
+    return [
+        Row(tool, configuration, augmentation, workers)
+        for tool in TOOLS
+        for configuration in tool.configurations
+        for augmentation in (False, True)
+        for workers in (0, 2)
+    ]
+
+
+def describe(row: Row, version: str, results: dict) -> dict:
+    """Return what the file says about a row, from the results of its audit."""
+    reason = row.reason if results["status"] == 1 else None
+    return {
+        "tool": row.tool.name,
+        "version": version,
+        "configuration": row.configuration.description,
+        "augmentation": row.augmentation,
+        "workers": row.workers,
+        "command": row.command,
+        "status": results["status"],
+        "stops": [describe_stop(stop) for stop in results["stops"]],
+        "why": results.get("reason", "") if reason is None else reason.why,
+        "add": "" if reason is None else reason.add,
+    }
+
+
+def describe_stop(stop: dict) -> dict:
+    """Return what one stop has shown, as the audit's own results have it."""
+    start = stop["starts"][-1]
+    found = start["optimizers"][0] if start["optimizers"] else {}
+    first = found.get("first_difference")
+    return {
+        "stop": stop["stop"],
+        "killed_after": start["killed_after"],
+        "restored_to": start["restored_to"],
+        "differs": stop["faults"],
+        "first_difference": first and {key: first[key] for key in ("step", "piece", "tensors")},
+        "seen_twice": found.get("batches_seen_twice"),
+        "never_seen": found.get("batches_never_seen"),
+    }
+
+
+def audit(row: Row, python: str) -> dict:
+    """Audit a row's script and return the results, as `--json` writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.json"
+        command = [python, "-m", "audit", "--json", str(file), *row.arguments]
+        # One thread: the results then don't depend on the number of cores.
+        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+        if not file.exists():
+            raise SystemExit(f"{row.command} has failed:\n{done.stderr}")
+        return json.loads(file.read_text())
+
+
+def read_versions(python: str) -> dict[str, str]:
+    """Return the versions of Python, PyTorch and the tools in an environment."""
+    packages = ["torch", *(tool.package for tool in TOOLS if tool.package)]
+    code = (
+        "import json, platform, sys\n"
+        "from importlib.metadata import PackageNotFoundError, version\n"
+        "found = {'python': platform.python_version()}\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        found[name] = version(name)\n"
+        "    except PackageNotFoundError:\n"
+        "        pass\n"
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run([python, "-c", code, *packages], check=True, capture_output=True)
+    versions = json.loads(done.stdout)
+    versions["torch"] = versions["torch"].partition("+")[0]
+    return versions
+
+
+def version_of_course() -> str:
+    """Return the version in CITATION.cff."""
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    return next(line.split(":")[1].strip(' "') for line in lines if line.startswith("version:"))
+
+
+def measure(rows: list[Row], path: Path, python: str) -> None:
+    """Audit these rows; after each, write all that is known to a file. Others in it are kept."""
+    versions = read_versions(python)
+    known = {}
+    if path.exists():
+        known = {row["command"]: row for row in json.loads(path.read_text())["rows"]}
+    for number, row in enumerate(rows, 1):
+        print(f"{number:3} of {len(rows)}  {row.name}", end=" ", flush=True)
+        results = audit(row, python)
+        version = versions[row.tool.package] if row.tool.package else version_of_course()
+        known[row.command] = describe(row, version, results)
+        print(["✓", "✗", "could not be audited"][results["status"]], flush=True)
+        content = {
+            "date": datetime.date.today().isoformat(),
+            "python": versions["python"],
+            "torch": versions["torch"],
+            "rows": [known[row.command] for row in list_rows() if row.command in known],
+        }
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def make_environment() -> str:
+    """Make .venv-audit, if it is missing or out of date, and return its Python."""
+    python = ROOT / PYTHON
+    done = ENVIRONMENT / "installed"
+    if not done.exists() or done.read_text() != REQUIREMENTS.read_text():
+        print("Making .venv-audit from requirements-audit.txt; it uses the PyTorch of .venv.")
+        own = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        packages = [
+            subprocess.run([p, *own], check=True, capture_output=True, text=True).stdout.strip()
+            for p in (ROOT / ".venv/bin/python", sys.executable)
+        ]
+        venv.create(ENVIRONMENT, with_pip=True)
+        print(packages)
+    return str(python)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
+    parser.add_argument("--missing", action="store_true", help="rows that the file doesn't have")
+    parser.add_argument("--python", help="an environment with all tools, instead of .venv-audit")
+    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FILE", help="docs/audit.json")
+    chosen = parser.parse_args()
+    rows = [row for row in list_rows() if chosen.only.lower() in row.name.lower()]
+    if chosen.missing and chosen.to.exists():
+        known = {row["command"] for row in json.loads(chosen.to.read_text())["rows"]}
+        rows = [row for row in rows if row.command not in known]
+    measure(rows, chosen.to, chosen.python or make_environment())
+
+
+if __name__ == "__main__":
+    main()
