@@ -14,8 +14,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
-import venv
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -249,18 +249,31 @@ def measure(rows: list[Row], path: Path, python: str) -> None:
 
 def make_environment() -> str:
     """Make .venv-audit, if it is missing or out of date, and return its Python."""
-    python = ROOT / PYTHON
-    done = ENVIRONMENT / "installed"
-    if not done.exists() or done.read_text() != REQUIREMENTS.read_text():
-        print("Making .venv-audit from requirements-audit.txt; it uses the PyTorch of .venv.")
-        own = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        packages = [
-            subprocess.run([p, *own], check=True, capture_output=True, text=True).stdout.strip()
-            for p in (ROOT / ".venv/bin/python", sys.executable)
-        ]
-        venv.create(ENVIRONMENT, with_pip=True)
-        print(packages)
-    return str(python)
+    python, stamp = str(ROOT / PYTHON), ENVIRONMENT / "installed.txt"
+    if stamp.exists() and stamp.read_text() == REQUIREMENTS.read_text():
+        return python
+    print("Making .venv-audit from requirements-audit.txt. It uses the PyTorch of .venv.")
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+    packages = sysconfig.get_path("purelib")  # of .venv: `make` starts this program with it
+    own = Path(output_of(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    (own / "packages_of_venv.pth").write_text(f"{packages}\n")
+    torch = output_of(python, "from importlib.metadata import version; print(version('torch'))")
+    with tempfile.TemporaryDirectory() as folder:
+        constraint = Path(folder) / "constraint.txt"  # or pip could install a second PyTorch
+        constraint.write_text(f"torch=={torch}\n")
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        files = ["--requirement", str(REQUIREMENTS), "--constraint", str(constraint)]
+        subprocess.run([*install, *files], check=True)
+    if (own / "torch").exists():
+        raise SystemExit("pip has installed a second PyTorch in .venv-audit. Delete that folder.")
+    stamp.write_text(REQUIREMENTS.read_text())
+    return python
+
+
+def output_of(python: str, code: str) -> str:
+    """Return what a line of Python prints in an environment."""
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def main():
