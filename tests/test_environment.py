@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import nbformat
 import pytest
@@ -30,6 +31,20 @@ def test_conda_has_the_same_packages_with_the_same_ranges():
     assert str(conda.pop("python")) == ">=3.11"
     pip = read_requirements("requirements.txt")
     assert conda == {CONDA_NAMES.get(name, name): specifier for name, specifier in pip.items()}
+
+
+def test_uv_has_the_same_packages_with_the_same_ranges():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    assert ranges == read_requirements("requirements.txt")
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_there_is_one_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_oldest_releases_are_the_lower_ends_of_the_ranges():
