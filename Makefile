@@ -1,5 +1,5 @@
 # make run · make test · make fast · make kills · make lab · make student · make check · make demo · make site ·
-# make test-browser · make claims · make bench · make notebooks · make reset
+# make test-browser · make claims · make bench · make audit · make notebooks · make reset
 # Each makes .venv from requirements.txt first, when it is missing or out of date.
 #
 # LOCK names the releases to install: make LOCK= test takes the newest ones,
@@ -14,7 +14,7 @@ NOTEBOOKS = $(or $(shell $(BIN)/python tools/list_notebooks.py),$(error tools/li
 # Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test fast kills lint lab student check demo site test-browser claims bench notebooks reset
+.PHONY: run test fast kills lint lab student check demo site test-browser claims bench audit notebooks reset
 
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py
@@ -58,6 +58,10 @@ claims: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/bench.py
+
+# Installs the tools that it audits in .venv-audit.
+audit: $(READY)
+	@$(BIN)/python tools/audit_frameworks.py
 
 notebooks: $(READY)
 	@$(BIN)/python tools/make_exercises.py

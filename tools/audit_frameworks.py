@@ -156,19 +156,26 @@ def list_rows() -> list[Row]:
 
 def describe(row: Row, version: str, results: dict) -> dict:
     """Return what the file says about a row, from the results of its audit."""
-    reason = row.reason if results["status"] == 1 else None
     return {
         "tool": row.tool.name,
         "version": version,
-        "configuration": row.configuration.description,
+        "configuration": "",
         "augmentation": row.augmentation,
         "workers": row.workers,
         "command": row.command,
         "status": results["status"],
         "stops": [describe_stop(stop) for stop in results["stops"]],
-        "why": results.get("reason", "") if reason is None else reason.why,
-        "add": "" if reason is None else reason.add,
+        "why": results.get("reason", ""),
+        "add": "",
     }
+
+
+def with_texts(row: Row, described: dict) -> dict:
+    """Return what the file says about a row, with the texts that are written here."""
+    texts = {"configuration": row.configuration.description}
+    if described["status"] == 1 and row.reason is not None:
+        texts |= {"why": row.reason.why, "add": row.reason.add}
+    return described | texts
 
 
 def describe_stop(stop: dict) -> dict:
@@ -229,22 +236,27 @@ def version_of_course() -> str:
 def measure(rows: list[Row], path: Path, python: str) -> None:
     """Audit these rows; after each, write all that is known to a file. Others in it are kept."""
     versions = read_versions(python)
-    known = {}
-    if path.exists():
-        known = {row["command"]: row for row in json.loads(path.read_text())["rows"]}
+    content = json.loads(path.read_text()) if path.exists() else {"rows": []}
     for number, row in enumerate(rows, 1):
         print(f"{number:3} of {len(rows)}  {row.name}", end=" ", flush=True)
         results = audit(row, python)
         version = versions[row.tool.package] if row.tool.package else version_of_course()
-        known[row.command] = describe(row, version, results)
-        print(["✓", "✗", "could not be audited"][results["status"]], flush=True)
         content = {
             "date": datetime.date.today().isoformat(),
             "python": versions["python"],
             "torch": versions["torch"],
-            "rows": [known[row.command] for row in list_rows() if row.command in known],
+            "rows": [*content["rows"], describe(row, version, results)],
         }
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        print(["✓", "✗", "could not be audited"][results["status"]], flush=True)
+        write(content, path)
+    write(content, path)  # with the texts that are written here
+
+
+def write(content: dict, path: Path) -> None:
+    """Write the rows in their order; of two with the same command, the later one."""
+    known = {row["command"]: row for row in content["rows"]}
+    rows = [with_texts(row, known[row.command]) for row in list_rows() if row.command in known]
+    path.write_text(json.dumps({**content, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 def make_environment() -> str:
