@@ -16,7 +16,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
-FOLDERS = ("helper", "audit", "exercises", "notebooks")  # not what they save and download
+FOLDERS = ("helper", "audit", "exercises", "notebooks", "docs")  # not what they save and download
 
 OLDEST_TORCH = (2, 6)
 NEWER_TORCH = {9: (2, 7), 10: (2, 7)}  # by number; the first cell of these notebooks checks it
