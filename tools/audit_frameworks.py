@@ -1,6 +1,6 @@
 """Audit what others use to save and continue runs, and write what was found to docs/audit.json.
 
-    python tools/audit_frameworks.py                    # everything: about 20 minutes
+    python tools/audit_frameworks.py                    # everything: half an hour
     python tools/audit_frameworks.py --missing          # what docs/audit.json doesn't have yet
     python tools/audit_frameworks.py --only lightning   # rows with this in their name
 
@@ -53,15 +53,60 @@ class Tool:
     configurations: list[Configuration]
 
 
+# What several rows have to add.
+NOISE = "noise that is a function of the epoch and the index"
 TOOLS = [
     Tool(
         "Lightning",
         "lightning_run.py",
         "lightning",
         [
-            Configuration("plain", "DataLoader, ModelCheckpoint"),
-            Configuration("stateful", "StatefulDataLoader, a callback that saves the random state"),
-            Configuration("best", "the same, with order and noise from the epoch"),
+            Configuration(
+                "plain",
+                "DataLoader, ModelCheckpoint",
+                [
+                    Reason(
+                        "A DataLoader has no state that Lightning could save, and the random state "
+                        "isn't in its checkpoints, so the resumed run draws the order of its first "
+                        "epoch again.",
+                        "Return a StatefulDataLoader from train_dataloader with an order that is a "
+                        "function of the epoch, set reload_dataloaders_every_n_epochs=1, and save "
+                        "the random state in a callback.",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "A DataLoader has no state that Lightning could save, and the random state "
+                        "isn't in its checkpoints, so the resumed run draws the order and the "
+                        "noise of its first epoch again.",
+                        "Return a StatefulDataLoader from train_dataloader with an order that is a "
+                        f"function of the epoch and {NOISE}, set "
+                        "reload_dataloaders_every_n_epochs=1, and save the random state in a "
+                        "callback.",
+                    ),
+                ],
+            ),
+            Configuration(
+                "stateful",
+                "StatefulDataLoader, dataset with a state, callback that saves the random state",
+                [
+                    Reason(
+                        "Inside an epoch it is exact, but Lightning doesn't load the state of the "
+                        "loader if the checkpoint is from the end of an epoch, so the next epoch "
+                        "has the order of the first one.",
+                        "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
+                        "a loader whose order is a function of the epoch.",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "Inside an epoch it is exact, but Lightning doesn't load the state of the "
+                        "loader if the checkpoint is from the end of an epoch, so the next epoch "
+                        "has the order of the first one.",
+                        "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
+                        f"a loader with an order that is a function of the epoch and {NOISE}.",
+                    ),
+                ],
+            ),
+            Configuration("best", "the same, with order and noise as functions of the epoch"),
         ],
     ),
     Tool(
@@ -69,9 +114,69 @@ TOOLS = [
         "accelerate_run.py",
         "accelerate",
         [
-            Configuration("plain", "save_state, skip_first_batches"),
-            Configuration("stateful", "use_stateful_dataloader, use_seedable_sampler"),
-            Configuration("best", "use_seedable_sampler, skip_first_batches, noise from the epoch"),
+            Configuration(
+                "plain",
+                "save_state, load_state, skip_first_batches",
+                [
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the order is drawn "
+                        "again, from the random state of the save, and batches of that order are "
+                        "skipped.",
+                        "Set use_seedable_sampler=True, and give the DataLoader a generator of its "
+                        "own.",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the order and the "
+                        "noise are drawn again, from the random state of the save, and batches of "
+                        "that order are skipped.",
+                        "Set use_seedable_sampler=True, give the DataLoader a generator of its "
+                        f"own, and use {NOISE}.",
+                    ),
+                ],
+            ),
+            Configuration(
+                "stateful",
+                "use_stateful_dataloader, use_seedable_sampler, dataset with a state",
+                [
+                    Reason(
+                        "The batches are right, but creating the loader's iterator draws a number "
+                        "from the random state that load_state has just restored, so dropout "
+                        "differs.",
+                        "Use skip_first_batches instead of use_stateful_dataloader, and give the "
+                        "DataLoader a generator of its own.",
+                        augmentation=False,
+                        workers=0,
+                    ),
+                    Reason(
+                        "Creating the loader's iterator draws a number from the random state that "
+                        "load_state has just restored, so dropout differs, and after the end of an "
+                        "epoch the sampler moves on by one epoch too many.",
+                        "Use skip_first_batches instead of use_stateful_dataloader, and give the "
+                        "DataLoader a generator of its own.",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "The loader is one batch ahead, so the noise of the next batch was drawn "
+                        "before the save, and creating its iterator draws a number from the random "
+                        "state that load_state has just restored.",
+                        "Use skip_first_batches instead of use_stateful_dataloader, give the "
+                        f"DataLoader a generator of its own, and use {NOISE}.",
+                        workers=0,
+                    ),
+                    Reason(
+                        "Creating the loader's iterator draws a number from the random state that "
+                        "load_state has just restored, so dropout and the seeds of later workers "
+                        "differ, and after the end of an epoch the sampler moves on by one epoch "
+                        "too many.",
+                        "Use skip_first_batches instead of use_stateful_dataloader, give the "
+                        f"DataLoader a generator of its own, and use {NOISE}.",
+                    ),
+                ],
+            ),
+            Configuration(
+                "best", "use_seedable_sampler, skip_first_batches, noise from epoch and index"
+            ),
         ],
     ),
     Tool(
@@ -79,8 +184,27 @@ TOOLS = [
         "transformers_run.py",
         "transformers",
         [
-            Configuration("plain", "defaults, resume_from_checkpoint"),
-            Configuration("best", "the same, with noise from the epoch"),
+            Configuration(
+                "plain",
+                "defaults, resume_from_checkpoint",
+                [
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the random state is "
+                        "restored after the next batches are fetched, so their noise differs.",
+                        f"Use {NOISE}, and a callback that tells the dataset the epoch.",
+                        augmentation=True,
+                        workers=0,
+                    ),
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the workers are seeded "
+                        "before the random state is restored, and their own random states aren't "
+                        "saved.",
+                        f"Use {NOISE}, and a callback that tells the dataset the epoch.",
+                        augmentation=True,
+                    ),
+                ],
+            ),
+            Configuration("best", "the same, noise from epoch and index"),
         ],
     ),
     Tool(
@@ -88,9 +212,58 @@ TOOLS = [
         "ignite_run.py",
         "pytorch-ignite",
         [
-            Configuration("plain", "Engine, Checkpoint"),
-            Configuration("deterministic", "DeterministicEngine, Checkpoint"),
-            Configuration("best", "the same, random state restored by hand, noise from the epoch"),
+            Configuration(
+                "plain",
+                "Engine, Checkpoint",
+                [
+                    Reason(
+                        "Engine restores how many iterations are done, but neither the random "
+                        "state nor the position in the data, so the resumed run begins with the "
+                        "first batches of a new run.",
+                        "Use DeterministicEngine, and restore its random state after the first "
+                        "batch is fetched.",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "Engine restores how many iterations are done, but neither the random "
+                        "state nor the position in the data, so the resumed run begins with the "
+                        "first batches of a new run.",
+                        "Use DeterministicEngine, restore its random state after the first batch "
+                        f"is fetched, and use {NOISE}.",
+                    ),
+                ],
+            ),
+            Configuration(
+                "deterministic",
+                "DeterministicEngine, Checkpoint",
+                [
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the random state is "
+                        "restored before the order of the epoch is drawn, so the order differs.",
+                        "Restore the random state after the first batch is fetched.",
+                        augmentation=False,
+                        workers=0,
+                    ),
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the random state is "
+                        "restored before the order of the epoch is drawn, so order and noise "
+                        "differ.",
+                        f"Restore the random state after the first batch is fetched, and use "
+                        f"{NOISE}.",
+                        workers=0,
+                    ),
+                    Reason(
+                        "At the end of an epoch it is exact, but inside one the new workers begin "
+                        "with the random state that workers have when an epoch begins, so the "
+                        "noise differs.",
+                        f"Use {NOISE}.",
+                        augmentation=True,
+                    ),
+                ],
+            ),
+            Configuration(
+                "best", "the same, random state restored later, noise from epoch and index"
+            ),
         ],
     ),
     Tool(
@@ -98,7 +271,30 @@ TOOLS = [
         "torchdata_run.py",
         "torchdata",
         [
-            Configuration("plain", "StatefulDataLoader in a plain loop"),
+            Configuration(
+                "plain",
+                "StatefulDataLoader in a plain loop",
+                [
+                    Reason(
+                        "StatefulDataLoader restores order and position, but not the random state, "
+                        "which isn't its task, so dropout differs.",
+                        "Save torch.get_rng_state() too, and restore it after iter(loader).",
+                        augmentation=False,
+                    ),
+                    Reason(
+                        "StatefulDataLoader restores order and position, but not the random state, "
+                        "which isn't its task, so noise and dropout differ.",
+                        "Save torch.get_rng_state() too, and restore it after iter(loader).",
+                        workers=0,
+                    ),
+                    Reason(
+                        "StatefulDataLoader restores order and position, but not the random states "
+                        "of this process and of the workers, so noise and dropout differ.",
+                        "Save torch.get_rng_state() too, restore it after iter(loader), and give "
+                        "the dataset a state_dict with the random state of its worker.",
+                    ),
+                ],
+            ),
             Configuration("best", "the same, random state saved by hand, dataset with a state"),
         ],
     ),
@@ -299,6 +495,8 @@ def main():
     if chosen.missing and chosen.to.exists():
         known = {row["command"] for row in json.loads(chosen.to.read_text())["rows"]}
         rows = [row for row in rows if row.command not in known]
+    if not rows:
+        print("There is nothing to audit: no row is missing, or none has this in its name.")
     measure(rows, chosen.to, chosen.python or make_environment())
 
 
