@@ -1,5 +1,7 @@
 """Notebook 7: the five reports of its first exercise are the audit's, of the five scripts."""
 
+import ast
+import json
 import re
 import sys
 
@@ -10,6 +12,7 @@ from audit.experiment import audit
 from audit.report import format_report
 from audit.runs import Options
 from exercises.notebook_7 import CAUSES
+from helper.table import Table
 from tests.support.forked import Forked
 from tools.course import ROOT
 
@@ -50,6 +53,16 @@ def test_the_causes_in_the_exercise_are_those_of_the_scripts(five_faults):
     assert len(causes) == 8
     for letter, (number, _) in CAUSES.items():
         assert causes[str(number)] == five_faults.FAULTS[letter][0]
+
+
+def test_the_committed_table_is_that_of_the_measurements():
+    notebook = nbformat.read(ROOT / "notebooks" / "7-the-audit.ipynb", 4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    *lines, table = ast.parse(cells["others"].source).body
+    namespace = {"json": json, "Path": lambda path: ROOT / "notebooks" / path, "Table": Table}
+    exec(compile(ast.Module(lines, []), "others", "exec"), namespace)
+    shown = eval(compile(ast.Expression(table.value), "others", "eval"), namespace)
+    assert cells["others"].outputs[0].data["text/plain"] == repr(shown)
 
 
 def test_the_scripts_can_be_printed(five_faults, monkeypatch, capsys):

@@ -128,6 +128,24 @@ def crosses_of_a_report(out, cell):
     return re.findall(r"(?<!\()✗(?: \w+ \d+)?(?!\))", row)
 
 
+def rows_of_others(out):
+    """Return the cells of each row of the table of tools in notebook 7."""
+    lines = out[7, "others"].splitlines()[1:]
+    rows = [re.split(r"  +", line.strip()) for line in lines]
+    return [row for row in rows if len(row) == 6]
+
+
+def pieces_that_others_lose(out):
+    """Return the pieces with a cross in that table."""
+    marks = [cell for row in rows_of_others(out) for cell in row[2:] if cell.startswith("✗ ")]
+    return [piece for mark in marks for piece in mark[2:].split(", ")]
+
+
+def last_rows_of_others(out):
+    """Return the last row of each tool in that table."""
+    return list({row[0]: row for row in rows_of_others(out)}.values())
+
+
 def packaging(out):
     """Return how much larger AlexNet's checkpoint is than its tensors, as a share of these."""
     tensors, disk = numbers(out[4, "file-size"], r"Tensors (\S+) MB, on the disk (\S+) MB")
@@ -695,6 +713,18 @@ CLAIMS = [
         "sets-after-md",
         "At step 0, the weights and the batch are the same, and the gradient isn't.",
         lambda out: "differ, first at step 0: gradient" in out[7, "sets"],
+    ),
+    Claim(
+        7,
+        "others-after-md",
+        "No row lost its weights, its optimizer or its schedule.",
+        lambda out: set(pieces_that_others_lose(out)) == {"batch", "gradient"},
+    ),
+    Claim(
+        7,
+        "others-after-md",
+        "each in its last row",
+        lambda out: [row[-4:] for row in last_rows_of_others(out)] == 6 * [4 * ["✓"]],
     ),
     Claim(
         7,
