@@ -33,6 +33,7 @@ def changes(text):
         ("{}", "{0: 1}"),
         ("[]", "[1]"),
         ("changed", "as before"),
+        ("same", "different"),
         ("argparse", "pandas"),
         ("nothing", "everything"),
         ("✗", "✓"),
