@@ -1,6 +1,8 @@
 """What is installed, which arithmetic is compared, and that a student's files stay as they are."""
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from packaging.requirements import Requirement
 from tools import reset
 from tools.arithmetic import fingerprint
 from tools.course import ROOT
+from tools.run_notebooks import run
 
 CONDA_NAMES = {"torch": "pytorch"}
 
@@ -61,6 +64,36 @@ def test_the_lock_pins_a_release_in_each_range():
         assert pin.operator == "=="
         assert pin.version in specifier
     assert all(str(specifier).startswith("==") for specifier in lock.values())
+
+
+def test_the_container_is_set_up_by_a_target_that_is_there():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert set(container) == {
+        "name",
+        "image",
+        "postCreateCommand",
+        "containerEnv",
+        "customizations",
+    }
+    command, target = container["postCreateCommand"].split()
+    assert command == "make"
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+    assert container["image"].startswith("python:3.11-")
+
+
+@pytest.mark.slow
+def test_the_cell_for_colab_reaches_the_course(tmp_path):
+    text = (ROOT / "docs" / "colab.md").read_text(encoding="utf-8")
+    (cell,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert "ADDRESS" in cell
+    first = nbformat.read(ROOT / "notebooks" / "1-lenet5-train-and-save.ipynb", as_version=4)
+    sources = {cell.id: cell.source for cell in first.cells}
+    path = tmp_path / "1.ipynb"
+    cells = [cell.replace("ADDRESS", shlex.quote(str(ROOT))), sources["path"]]
+    cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    run(path, lambda notebook, path: None)
+    assert (tmp_path / "save-load-continue" / "helper" / "train.py").is_file()
 
 
 # What a cell printed when it was committed, what it prints now, and whether the two are held for
