@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.compare import Comparison, compare, first_difference
-from audit.ledger import PIECES
+from audit.ledger import PIECES, list_tensors
 from audit.runs import Options, Run, Runner
 from audit.stops import Stop, choose_stops
 
@@ -108,7 +108,7 @@ def check_repeats(whole: Run, repeated: Run) -> None:
     """Raise NotAudited if two whole runs differ."""
     difference = first_difference(whole.rows, repeated.rows)
     if difference is not None:
-        tensors = f" ({', '.join(difference.tensors[:3])})" if difference.tensors else ""
+        tensors = list_tensors(difference.tensors)
         raise NotAudited(
             f"Two whole runs differ, first at step {difference.step}: {difference.piece}{tensors}. "
             "What can't be repeated can't be continued exactly either. Seed the script (or use "

@@ -32,6 +32,12 @@ def read_ledger(path) -> list[dict]:
     return rows
 
 
+def list_tensors(names: list[str]) -> str:
+    """Return the first three names of tensors in parentheses, or nothing if there are none."""
+    more = ", ..." if len(names) > 3 else ""
+    return f" ({', '.join(names[:3])}{more})" if names else ""
+
+
 def hash_value(value) -> str:
     """Return a hash of a number, a string, a tensor, or lists and dicts of them.
 

@@ -1,6 +1,6 @@
 """What the audit found, as a user reads it: a table, and a sentence for each kind of fault."""
 
-from audit.ledger import PIECES
+from audit.ledger import PIECES, list_tensors
 
 # What is missing when a piece comes back wrong, and the section of the course with the remedy: the
 # number of the notebook, and the heading.
@@ -162,8 +162,8 @@ def legend_of(results: dict) -> str:
         "✗ of": "✗ of N: it is that of step N",
         "✗ at": "✗ at N: differs from step N on",
         "✗  ": "✗: it is that of no step",
-        "(✗)": "(✗): follows from another difference",
-        "(≠)": "(≠): differs, which is no fault by itself",
+        "(✗)": "(✗): differs too, perhaps as a consequence",
+        "(≠)": "(≠): differs, which matters only if something draws from it",
         "–": "–: could not be compared",
     }
     return "; ".join(meaning for sign, meaning in signs.items() if sign in text + "  ")
@@ -202,16 +202,17 @@ def describe_optimizer(found: dict, count: int) -> str:
     parts = []
     if found["first_difference"] is not None:
         first = found["first_difference"]
-        more = ", ..." if len(first["tensors"]) > 3 else ""
-        tensors = f" ({', '.join(first['tensors'][:3])}{more})" if first["tensors"] else ""
-        parts.append(f"first difference at step {first['step']}: {first['piece']}{tensors}")
+        parts.append(
+            f"first difference at step {first['step']}: {first['piece']}"
+            f"{list_tensors(first['tensors'])}"
+        )
     if found["extra_steps"]:
         word = "more" if found["extra_steps"] > 0 else "fewer"
-        parts.append(f"{abs(found['extra_steps'])} {word} steps than were left")
+        steps = "step" if abs(found["extra_steps"]) == 1 else "steps"
+        parts.append(f"{abs(found['extra_steps'])} {word} {steps} than were left")
     if found["batches_seen_twice"] or found["batches_never_seen"]:
-        parts.append(
-            f"{found['batches_seen_twice']} batches seen twice, {found['batches_never_seen']} never"
-        )
+        twice, never = found["batches_seen_twice"], found["batches_never_seen"]
+        parts.append(f"{twice} {'batch' if twice == 1 else 'batches'} seen twice, {never} never")
     name = f"{found['name']}: " if count > 1 and parts else ""
     return f"{name}{'; '.join(parts)}." if parts else ""
 

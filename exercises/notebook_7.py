@@ -14,7 +14,10 @@ CAUSES = {
     "A": (3, "only the buffers differ, and they are those of a new run: what has a model besides?"),
     "B": (7, "after the first save in an epoch, the batches begin with the epoch's first again."),
     "C": (1, "two pieces are those of step 0: where does an optimizer keep its learning rate?"),
-    "D": (6, "all that goes into the step is right, and the random state isn't: what draws there?"),
+    "D": (
+        6,
+        "weights, mode and batch are right, the gradient isn't: what draws random numbers there?",
+    ),
     "E": (4, "the weights are those of no step at all: something has changed them on the way."),
 }
 

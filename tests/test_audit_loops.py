@@ -221,7 +221,7 @@ def test_a_random_state_that_differs_alone_is_no_fault(tmp_path):
     )
     results = audited(path)
     assert_exact(results)
-    assert "(≠): differs, which is no fault by itself" in format_report(results)
+    assert "(≠): differs, which matters only if something draws from it" in format_report(results)
 
 
 def test_two_models_of_which_one_is_not_loaded(tmp_path):

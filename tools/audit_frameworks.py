@@ -55,6 +55,8 @@ class Tool:
 
 # What several rows have to add.
 NOISE = "noise that is a function of the epoch and the index"
+# How several of them fail.
+INSIDE = "After a save at the end of an epoch, the run is exact. After a save inside one,"
 TOOLS = [
     Tool(
         "Lightning",
@@ -90,23 +92,26 @@ TOOLS = [
                 "StatefulDataLoader, dataset with a state, callback that saves the random state",
                 [
                     Reason(
-                        "Inside an epoch it is exact, but Lightning doesn't load the state of the "
-                        "loader if the checkpoint is from the end of an epoch, so the next epoch "
-                        "has the order of the first one.",
+                        "After a save inside an epoch, the run is exact. But Lightning doesn't "
+                        "load the state of the loader from the end of an epoch, so "
+                        "the next epoch has the order of the first one.",
                         "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
                         "a loader whose order is a function of the epoch.",
                         augmentation=False,
                     ),
                     Reason(
-                        "Inside an epoch it is exact, but Lightning doesn't load the state of the "
-                        "loader if the checkpoint is from the end of an epoch, so the next epoch "
-                        "has the order of the first one.",
+                        "After a save inside an epoch, the run is exact. But Lightning doesn't "
+                        "load the state of the loader from the end of an epoch, so "
+                        "the next epoch has the order of the first one.",
                         "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
                         f"a loader with an order that is a function of the epoch and {NOISE}.",
                     ),
                 ],
             ),
-            Configuration("best", "the same, with order and noise as functions of the epoch"),
+            Configuration(
+                "best",
+                "StatefulDataLoader for each epoch, order and noise from the epoch, random state",
+            ),
         ],
     ),
     Tool(
@@ -119,7 +124,7 @@ TOOLS = [
                 "save_state, load_state, skip_first_batches",
                 [
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the order is drawn "
+                        f"{INSIDE} the order is drawn "
                         "again, from the random state of the save, and batches of that order are "
                         "skipped.",
                         "Set use_seedable_sampler=True, and give the DataLoader a generator of its "
@@ -127,7 +132,7 @@ TOOLS = [
                         augmentation=False,
                     ),
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the order and the "
+                        f"{INSIDE} the order and the "
                         "noise are drawn again, from the random state of the save, and batches of "
                         "that order are skipped.",
                         "Set use_seedable_sampler=True, give the DataLoader a generator of its "
@@ -151,7 +156,7 @@ TOOLS = [
                     Reason(
                         "Creating the loader's iterator draws a number from the random state that "
                         "load_state has just restored, so dropout differs, and after the end of an "
-                        "epoch the sampler moves on by one epoch too many.",
+                        "epoch the sampler is one epoch ahead.",
                         "Use skip_first_batches instead of use_stateful_dataloader, and give the "
                         "DataLoader a generator of its own.",
                         augmentation=False,
@@ -167,8 +172,7 @@ TOOLS = [
                     Reason(
                         "Creating the loader's iterator draws a number from the random state that "
                         "load_state has just restored, so dropout and the seeds of later workers "
-                        "differ, and after the end of an epoch the sampler moves on by one epoch "
-                        "too many.",
+                        "differ, and after the end of an epoch the sampler is one epoch ahead.",
                         "Use skip_first_batches instead of use_stateful_dataloader, give the "
                         f"DataLoader a generator of its own, and use {NOISE}.",
                     ),
@@ -180,23 +184,23 @@ TOOLS = [
         ],
     ),
     Tool(
-        "Hugging Face Trainer",
+        "Trainer (transformers)",
         "transformers_run.py",
         "transformers",
         [
             Configuration(
                 "plain",
-                "defaults, resume_from_checkpoint",
+                "resume_from_checkpoint, also saves after each epoch",
                 [
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the random state is "
+                        f"{INSIDE} the random state is "
                         "restored after the next batches are fetched, so their noise differs.",
                         f"Use {NOISE}, and a callback that tells the dataset the epoch.",
                         augmentation=True,
                         workers=0,
                     ),
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the workers are seeded "
+                        f"{INSIDE} the workers are seeded "
                         "before the random state is restored, and their own random states aren't "
                         "saved.",
                         f"Use {NOISE}, and a callback that tells the dataset the epoch.",
@@ -204,7 +208,7 @@ TOOLS = [
                     ),
                 ],
             ),
-            Configuration("best", "the same, noise from epoch and index"),
+            Configuration("best", "the same, and noise from epoch and index"),
         ],
     ),
     Tool(
@@ -238,14 +242,15 @@ TOOLS = [
                 "DeterministicEngine, Checkpoint",
                 [
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the random state is "
+                        f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so the order differs.",
-                        "Restore the random state after the first batch is fetched.",
+                        "Restore the random state after the first batch is fetched (our script "
+                        "calls Ignite's private _set_rng_states).",
                         augmentation=False,
                         workers=0,
                     ),
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the random state is "
+                        f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so order and noise "
                         "differ.",
                         f"Restore the random state after the first batch is fetched, and use "
@@ -253,7 +258,7 @@ TOOLS = [
                         workers=0,
                     ),
                     Reason(
-                        "At the end of an epoch it is exact, but inside one the new workers begin "
+                        f"{INSIDE} the new workers begin "
                         "with the random state that workers have when an epoch begins, so the "
                         "noise differs.",
                         f"Use {NOISE}.",
@@ -277,13 +282,13 @@ TOOLS = [
                 [
                     Reason(
                         "StatefulDataLoader restores order and position, but not the random state, "
-                        "which isn't its task, so dropout differs.",
+                        "which it doesn't claim to do, so dropout differs.",
                         "Save torch.get_rng_state() too, and restore it after iter(loader).",
                         augmentation=False,
                     ),
                     Reason(
                         "StatefulDataLoader restores order and position, but not the random state, "
-                        "which isn't its task, so noise and dropout differ.",
+                        "which it doesn't claim to do, so noise and dropout differ.",
                         "Save torch.get_rng_state() too, and restore it after iter(loader).",
                         workers=0,
                     ),
@@ -383,7 +388,7 @@ def describe_stop(stop: dict) -> dict:
         "stop": stop["stop"],
         "killed_after": start["killed_after"],
         "restored_to": start["restored_to"],
-        "differs": stop["faults"],
+        "differs": [piece for fault in stop["faults"] for piece in fault.split(", ")],
         "first_difference": first and {key: first[key] for key in ("step", "piece", "tensors")},
         "seen_twice": found.get("batches_seen_twice"),
         "never_seen": found.get("batches_never_seen"),

@@ -67,7 +67,8 @@ if best:
     def tell_epoch():
         dataset.set_epoch(trainer.state.epoch)
 
-    random_states, trainer.state.rng_states = trainer.state.rng_states, None
+    random_states = trainer.state.rng_states
+    trainer.state.rng_states = None  # or the engine restores them too early
     if files and trainer.state.iteration % len(loader):  # inside an epoch
 
         @trainer.on(Events.ITERATION_STARTED(once=trainer.state.iteration + 1))

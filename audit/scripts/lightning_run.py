@@ -8,7 +8,6 @@ best: the same loader and callback; train_dataloader is called for every epoch
 """
 
 import os
-import warnings
 
 import lightning
 import torch
@@ -81,7 +80,6 @@ class RandomState(Callback):
 
 arguments = make_parser(CONFIGURATIONS).parse_args()
 best = arguments.configuration == "best"
-warnings.filterwarnings("ignore")
 lightning.seed_everything(SEED, workers=True)
 dataset = {"plain": Examples, "stateful": ExamplesWithState, "best": ExamplesByEpoch}[
     arguments.configuration

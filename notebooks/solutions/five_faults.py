@@ -72,7 +72,7 @@ FAULTS = {
         [('    optimizer.load_state_dict(checkpoint["optimizer"])\n', "")],
     ),
     "D": (
-        "It doesn't seed what dropout draws from.",
+        "It seeds the order of every epoch, but the generator that dropout uses only once.",
         [("    torch.manual_seed(SEED + epoch)\n", "")],
     ),
     "E": (

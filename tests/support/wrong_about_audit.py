@@ -179,7 +179,7 @@ WRONG_ABOUT_AUDIT = {
         with_cause(A=8): "report A: only the buffers differ",
         with_cause(B=5): "report B: after the first save in an epoch",
         with_cause(C=2): "report C: two pieces are those of step 0",
-        with_cause(D=5): "report D: all that goes into the step is right",
+        with_cause(D=5): "report D: weights, mode and batch are right",
         with_cause(E=3): "report E: the weights are those of no step",
         with_cause(F=1): "there is no report F",
     },
