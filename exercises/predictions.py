@@ -68,7 +68,8 @@ class Predictions:
     def ask(self, name, answer=None) -> str:
         """Return what to print for a question and, if there is one, its answer."""
         self.asked = True
-        late = [] if self.shell else self.verdicts(self.waiting)  # nobody says when a cell is over
+        # Without IPython, nothing calls `after_cell`.
+        late = [] if self.shell else self.verdicts(self.waiting)
         return "\n".join([*late, self.reply(name, answer)])
 
     def reply(self, name, answer) -> str:
@@ -149,14 +150,14 @@ class Predictions:
         line = (
             f"Notebook {number}: {len(answered) - len(wrong)} of {len(answered)} predictions right"
         )
-        if open_ := len(questions) - len(answered):
-            line += f", {open_} {'question' if open_ == 1 else 'questions'} without an answer"
+        if left := len(questions) - len(answered):
+            line += f", {left} {'question' if left == 1 else 'questions'} without an answer"
         sections = dict.fromkeys(f'"{each.section}"' for each in wrong)  # each once, in order
         return f"{line}. Read again: {', '.join(sections)}." if wrong else f"{line}."
 
 
 def as_letter(answer) -> str:
-    """Return an answer such as " b" or "B)" as "B"; "?" for what can't be one."""
+    """Return an answer such as " b" or "B)" as "B", and anything that isn't one as "?"."""
     letter = answer.strip(" \t\n.:()").upper() if isinstance(answer, str) else ""
     return letter if len(letter) == 1 else "?"
 
@@ -171,9 +172,9 @@ PREDICTIONS = Predictions(read_questions())
 
 
 def expect(question=None, answer=None):
-    """Print the choices of a question; or note an answer, a letter, until a cell shows who's right.
+    """Print the choices of a question, or note your answer to it, a letter.
 
-    Nothing depends on the answer.
+    Whether it's right is printed below the cell that shows it. No other cell needs your answer.
     """
     print(PREDICTIONS.ask(question, answer))
 
