@@ -63,6 +63,7 @@ SHOWN = {
     "7-momentum": ("weights-only", r"^ +4 +same +same +same\n +5 +different"),
     "7-restored": ("audit", r"after step 20 +20 +18 .*✗ of 0"),
     "7-flip": ("lie", r"With a flipped bit: \(4, 'weights', \['3\.weight'\]\)"),
+    "7-hardest": ("others", r"\A(?!(?s:.)*✗ (\w+, )*(weights|optim|learn))(?s:.)*✗ batch"),
     "8-signals": ("signals", r"step 0\n.*\n.* 18\n.*\n.* 25\nstatus 143\n.* 33\nstatus 0"),
     "8-shell": ("one-ask", r"received nothing\nexec .* received SIGTERM"),
     "8-loop": ("loop-stuck", r"^(status 1, 0 steps saved\n){2}given up"),
