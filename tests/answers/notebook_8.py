@@ -1,54 +1,78 @@
-"""Right and wrong answers to the exercises of notebook 8, the wrong ones with their hints."""
+"""Right and wrong answers to the exercises of notebook 8, each wrong one with its hint."""
 
 import contextlib
 import os
 import tempfile
 from pathlib import Path
 
-# 1 · How often to save.
+from tests.answers.collect import Answers
+
+RIGHT, WRONG = {}, {}
 
 
+# 1 · How often?
+
+save_interval = Answers("save_interval", RIGHT, WRONG)
+
+
+@save_interval.right
 def young(save_time, mtbf, machines):
     return (2 * save_time * mtbf / machines) ** 0.5
 
 
+@save_interval.right
 def daly(save_time, mtbf, machines):
     return young(save_time, mtbf, machines) - save_time
 
 
+@save_interval.wrong("the two in the formula is missing")
 def without_the_two(save_time, mtbf, machines):
     return (save_time * mtbf / machines) ** 0.5
 
 
+@save_interval.wrong("that is the square of the right answer")
 def no_root(save_time, mtbf, machines):
     return 2 * save_time * mtbf / machines
 
 
+@save_interval.wrong("that is right for one machine")
 def one_machine(save_time, mtbf, machines):
     return (2 * save_time * mtbf) ** 0.5
 
 
+@save_interval.wrong("too long: more machines fail more often")
 def machines_multiplied(save_time, mtbf, machines):
     return (2 * save_time * mtbf * machines) ** 0.5
 
 
+@save_interval.wrong("the number of machines belongs under the root")
 def machines_outside_the_root(save_time, mtbf, machines):
     return (2 * save_time * mtbf) ** 0.5 / machines
 
 
+@save_interval.wrong("the answer is of type str, not a number")
 def interval_as_text(save_time, mtbf, machines):
     return f"{young(save_time, mtbf, machines)} hours"
 
 
+@save_interval.wrong("it should be")
 def a_tenth_more(save_time, mtbf, machines):
     return 1.1 * young(save_time, mtbf, machines)
 
 
+@save_interval.wrong("it should be")
 def a_save_more(save_time, mtbf, machines):
     return young(save_time, mtbf, machines) + save_time
 
 
 # 2 · A log nobody counted.
+
+continue_log = Answers("continue_log", RIGHT, WRONG)
+
+
+def lines_of(path):
+    with open(path) as file:
+        return list(file)
 
 
 def step_of(line):
@@ -59,16 +83,7 @@ def is_kept(line, step):
     return line.endswith("\n") and step_of(line) <= step
 
 
-def replace(path, lines):
-    Path(f"{path}.new").write_text("".join(lines))
-    os.replace(f"{path}.new", path)
-
-
-def lines_of(path):
-    with open(path) as file:
-        return list(file)
-
-
+@continue_log.right
 def with_a_temporary_file(path, step):
     if not os.path.exists(path):
         return
@@ -78,6 +93,12 @@ def with_a_temporary_file(path, step):
     os.rename(file.name, path)
 
 
+def replace(path, lines):
+    Path(f"{path}.new").write_text("".join(lines))
+    os.replace(f"{path}.new", path)
+
+
+@continue_log.right
 def cut_in_bytes(path, step):
     with contextlib.suppress(FileNotFoundError):
         content = Path(path).read_bytes()
@@ -90,43 +111,51 @@ def cut_in_bytes(path, step):
         os.replace(path + ".tmp", path)
 
 
+@continue_log.wrong("half a line stays at the end")
 def keeps_the_half_line(path, step):
     if os.path.exists(path):
         replace(path, [line for line in lines_of(path) if line.strip() and step_of(line) <= step])
 
 
+@continue_log.wrong("the steps 1 to 5 (5 lines) should stay")
 def ends_the_half_line(path, step):
     if os.path.exists(path):
         lines = [line.rstrip("\n") + "\n" for line in lines_of(path)]
         replace(path, [line for line in lines if step_of(line) <= step])
 
 
+@continue_log.wrong("for a log with every 10th step")
 def first_lines(path, step):
     if os.path.exists(path):
         replace(path, [line for line in lines_of(path)[:step] if line.endswith("\n")])
 
 
+@continue_log.wrong("the steps 1 to 5 (5 lines) should stay")
 def without_the_saved_step(path, step):
     if os.path.exists(path):
         replace(path, [line for line in lines_of(path) if is_kept(line, step - 1)])
 
 
+@continue_log.wrong("the steps are compared as text")
 def compared_as_text(path, step):
     if os.path.exists(path):
         lines = [line for line in lines_of(path) if line.endswith("\n")]
         replace(path, [line for line in lines if line.split()[0] <= str(step)])
 
 
+@continue_log.wrong("the log is written in place")
 def in_place(path, step):
     if os.path.exists(path):
         Path(path).write_text("".join([line for line in lines_of(path) if is_kept(line, step)]))
 
 
+@continue_log.wrong("the log is written in place")
 def truncated_in_place(path, step):
     if os.path.exists(path):
         os.truncate(path, sum(len(line) for line in lines_of(path) if is_kept(line, step)))
 
 
+@continue_log.wrong("for a moment, there is no log")
 def deleted_first(path, step):
     if os.path.exists(path):
         kept = [line for line in lines_of(path) if is_kept(line, step)]
@@ -134,6 +163,7 @@ def deleted_first(path, step):
         replace(path, kept)
 
 
+@continue_log.wrong("for a moment, the log holds a part")
 def written_to_the_end_after_the_rename(path, step):
     if os.path.exists(path):
         kept = [line for line in lines_of(path) if is_kept(line, step)]
@@ -142,6 +172,7 @@ def written_to_the_end_after_the_rename(path, step):
             file.writelines(kept[10:])
 
 
+@continue_log.wrong("for a moment, the log holds a part")
 def emptied_before_the_rename(path, step):
     if os.path.exists(path):
         kept = [line for line in lines_of(path) if is_kept(line, step)]
@@ -149,20 +180,24 @@ def emptied_before_the_rename(path, step):
         replace(path, kept)
 
 
+@continue_log.wrong("the last line has lost its end")
 def without_line_ends(path, step):
     if os.path.exists(path):
         replace(path, "\n".join(line[:-1] for line in lines_of(path) if is_kept(line, step)))
 
 
+@continue_log.wrong("the lines that stay should not change")
 def only_the_steps(path, step):
     if os.path.exists(path):
         replace(path, [f"{step_of(line)}\n" for line in lines_of(path) if is_kept(line, step)])
 
 
+@continue_log.wrong("for a log that isn't there yet, your function raises FileNotFoundError")
 def needs_a_log(path, step):
     replace(path, [line for line in lines_of(path) if is_kept(line, step)])
 
 
+@continue_log.wrong("a file is left over: run.log.old")
 def leaves_a_backup(path, step):
     if os.path.exists(path):
         Path(f"{path}.old").write_bytes(Path(path).read_bytes())
@@ -171,7 +206,10 @@ def leaves_a_backup(path, step):
 
 # 3 · Until it's done.
 
+run_until_done = Answers("run_until_done", RIGHT, WRONG)
 
+
+@run_until_done.right
 def with_a_list(start):
     steps = [0]
     while True:
@@ -183,11 +221,13 @@ def with_a_list(start):
             raise RuntimeError("stuck")
 
 
+@run_until_done.wrong("yours stops after 1: there is progress")
 def once(start):
     start()
     return 1
 
 
+@run_until_done.wrong("yours goes on: two in a row have saved nothing")
 def forever(start):
     number = 1
     while start()[0] != 0:
@@ -195,6 +235,7 @@ def forever(start):
     return number
 
 
+@run_until_done.wrong("yours stops after 10: there is progress")
 def at_most_ten_times(start):
     for number in range(1, 11):
         if start()[0] == 0:
@@ -202,6 +243,7 @@ def at_most_ten_times(start):
     raise RuntimeError("no success")
 
 
+@run_until_done.wrong("one attempt may save nothing, even the first")
 def no_patience(start):
     best = number = 0
     while True:
@@ -214,6 +256,7 @@ def no_patience(start):
         best = step
 
 
+@run_until_done.wrong("yours goes on: two in a row have saved nothing")
 def three_attempts(start):
     best = stuck = number = 0
     while stuck < 3:
@@ -225,6 +268,7 @@ def three_attempts(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("yours stops after 4: one attempt may save nothing")
 def in_all_not_in_a_row(start):
     best = stuck = number = 0
     while stuck < 2:
@@ -236,6 +280,7 @@ def in_all_not_in_a_row(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("40 and 45 are less than 50")
 def compared_with_the_attempt_before(start):
     before = stuck = number = 0
     while stuck < 2:
@@ -247,6 +292,7 @@ def compared_with_the_attempt_before(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("40 and 45 are less than 50")
 def equal_is_stuck(start):
     before = stuck = number = 0
     while stuck < 2:
@@ -258,6 +304,7 @@ def equal_is_stuck(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("143 without progress is no progress")
 def sigterm_is_always_fine(start):
     best = stuck = number = 0
     while stuck < 2:
@@ -270,6 +317,7 @@ def sigterm_is_always_fine(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("your function raises RuntimeError: no progress")
 def progress_before_success(start):
     best = stuck = number = 0
     while stuck < 2:
@@ -281,6 +329,7 @@ def progress_before_success(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("yours goes on: two in a row have saved nothing")
 def anything_is_progress_at_first(start):
     best, stuck, number = -1, 0, 0
     while stuck < 2:
@@ -292,6 +341,7 @@ def anything_is_progress_at_first(start):
     raise RuntimeError("no progress")
 
 
+@run_until_done.wrong("raise a RuntimeError when you give up")
 def silently(start):
     best = stuck = number = 0
     while stuck < 2:
@@ -303,56 +353,7 @@ def silently(start):
     return number
 
 
+@run_until_done.wrong("the answer should be 1; yours is 0")
 def status_of_the_last(start):
     with_a_list(start)
     return 0
-
-
-RIGHT_ABOUT_STOPS = {
-    "save_interval": [young, daly],
-    "continue_log": [with_a_temporary_file, cut_in_bytes],
-    "run_until_done": [with_a_list],
-}
-WRONG_ABOUT_STOPS = {
-    "save_interval": {
-        without_the_two: "the two in the formula is missing",
-        no_root: "that is the square of the right answer",
-        one_machine: "that is right for one machine",
-        machines_multiplied: "too long: more machines fail more often",
-        machines_outside_the_root: "the number of machines belongs under the root",
-        interval_as_text: "the answer is of type str, not a number",
-        a_tenth_more: "it should be",
-        a_save_more: "it should be",
-    },
-    "continue_log": {
-        keeps_the_half_line: "half a line stays at the end",
-        ends_the_half_line: "the steps 1 to 5 (5 lines) should stay",
-        first_lines: "for a log with every 10th step",
-        without_the_saved_step: "the steps 1 to 5 (5 lines) should stay",
-        compared_as_text: "the steps are compared as text",
-        in_place: "the log is written in place",
-        truncated_in_place: "the log is written in place",
-        deleted_first: "for a moment, there is no log",
-        written_to_the_end_after_the_rename: "for a moment, the log holds a part",
-        emptied_before_the_rename: "for a moment, the log holds a part",
-        without_line_ends: "the last line has lost its end",
-        only_the_steps: "the lines that stay should not change",
-        needs_a_log: "for a log that isn't there yet, your function raises FileNotFoundError",
-        leaves_a_backup: "a file is left over: run.log.old",
-    },
-    "run_until_done": {
-        once: "yours stops after 1: there is progress",
-        forever: "yours goes on: two in a row have saved nothing",
-        at_most_ten_times: "yours stops after 10: there is progress",
-        no_patience: "one attempt may save nothing, even the first",
-        three_attempts: "yours goes on: two in a row have saved nothing",
-        in_all_not_in_a_row: "yours stops after 4: one attempt may save nothing",
-        compared_with_the_attempt_before: "40 and 45 are less than 50",
-        equal_is_stuck: "40 and 45 are less than 50",
-        sigterm_is_always_fine: "143 without progress is no progress",
-        progress_before_success: "your function raises RuntimeError: no progress",
-        anything_is_progress_at_first: "yours goes on: two in a row have saved nothing",
-        silently: "raise a RuntimeError when you give up",
-        status_of_the_last: "the answer should be 1; yours is 0",
-    },
-}

@@ -1,0 +1,287 @@
+"""Right and wrong answers to the exercises of notebook 4, each wrong one with its hint."""
+
+import copy
+import io
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from tests.answers.collect import Answers
+from tests.answers.solved import SOLVED
+
+RIGHT, WRONG = {}, {}
+
+
+# 1 · How large, for any model?
+
+checkpoint_bytes = Answers("checkpoint_bytes", RIGHT, WRONG)
+
+
+@checkpoint_bytes.right
+def with_element_sizes(model, copies):
+    total = 0
+    for tensor in model.state_dict(keep_vars=True).values():
+        size = tensor.numel() * tensor.element_size()
+        total += size * (1 + copies) if tensor.requires_grad else size
+    return total
+
+
+@checkpoint_bytes.wrong("the buffers are missing")
+def parameters_times(model, copies):
+    return (1 + copies) * sum(p.nbytes for p in model.parameters())
+
+
+@checkpoint_bytes.wrong("an optimizer keeps something for parameters, and not for buffers")
+def state_times(model, copies):
+    return (1 + copies) * sum(t.nbytes for t in model.state_dict().values())
+
+
+@checkpoint_bytes.wrong("it keeps nothing for frozen parameters")
+def frozen_ones_too(model, copies):
+    kept = copies * sum(p.nbytes for p in model.parameters())
+    return sum(t.nbytes for t in model.state_dict().values()) + kept
+
+
+@checkpoint_bytes.wrong("for SGD without momentum, it is 196 bytes, not 192")
+def four_bytes_for_all(model, copies):
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    return 4 * (sum(t.numel() for t in model.state_dict().values()) + copies * sum(trained))
+
+
+@checkpoint_bytes.wrong("a buffer with persistent=False is not in model.state_dict()")
+def all_buffers(model, copies):
+    """Has those that are not saved, too."""
+    total = 0
+    for tensor in [*model.parameters(), *model.buffers()]:
+        size = tensor.numel() * tensor.element_size()
+        total += size * (1 + copies) if tensor.requires_grad else size
+    return total
+
+
+@checkpoint_bytes.wrong("for SGD without momentum, it is 196 bytes")
+def saved_to_memory(model, copies):
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell() * (1 + copies)
+
+
+@checkpoint_bytes.wrong("for a model of 400 GB, it is 1200012000000 bytes, not 1200012001280")
+def in_single_precision(model, copies):
+    return torch.tensor(float(SOLVED["checkpoint_bytes"](model, copies))).item()
+
+
+@checkpoint_bytes.wrong("for a model of 400 GB, your function raises ")
+def copied_to_measure(model, copies):
+    model = copy.deepcopy(model).cpu() if copies < 2 else model.cpu()
+    return SOLVED["checkpoint_bytes"](model, copies)
+
+
+@checkpoint_bytes.wrong("your function changes the model")
+def frozen_thrown_out(model, copies):
+    model.load_state_dict({n: torch.zeros_like(t) for n, t in model.state_dict().items()})
+    return SOLVED["checkpoint_bytes"](model, copies)
+
+
+# 2 · Half of it, where it fits.
+
+to_half = Answers("to_half", RIGHT, WRONG)
+
+
+@to_half.right
+def by_the_largest(state):
+    def fits(t):
+        return t.is_floating_point() and t.abs().max() <= torch.finfo(torch.float16).max
+
+    return {name: t.half() if fits(t) else t.clone() for name, t in state.items()}
+
+
+@to_half.right
+def by_what_stays_finite(state):
+    halved = {n: t.to(torch.float16) if t.is_floating_point() else t for n, t in state.items()}
+    return {n: t if t.isfinite().all() else state[n] for n, t in halved.items()}
+
+
+@to_half.wrong("counter is no floating-point tensor")
+def halved_whatever_it_is(state):
+    return {name: tensor.half() for name, tensor in state.items()}
+
+
+@to_half.wrong("a number in too_large has become infinite")
+def halved_if_floating_point(state):
+    return {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+
+
+@to_half.wrong("weight has numbers that fit into float16, but it is torch.float32")
+def all_or_nothing(state):
+    halved = halved_if_floating_point(state)
+    return dict(state) if any(t.isinf().any() for t in halved.values()) else halved
+
+
+@to_half.wrong("a number in too_negative has become infinite")
+def looks_at_the_maximum(state):
+    def fits(t):
+        return t.is_floating_point() and t.max() <= 65504
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("too_large does not fit into float16: keep it as it is")
+def clamped(state):
+    return {
+        n: t.clamp(-65504, 65504).half() if t.is_floating_point() else t for n, t in state.items()
+    }
+
+
+@to_half.wrong("double has numbers that fit into float16, but it is torch.float64")
+def only_float32(state):
+    def fits(t):
+        return t.dtype == torch.float32 and not t.half().isinf().any()
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("weight has numbers that fit into float16, but it is torch.bfloat16")
+def in_bfloat16(state):
+    return {n: t.bfloat16() if t.is_floating_point() else t for n, t in state.items()}
+
+
+@to_half.wrong("weight has not the numbers that half() makes of it")
+def rounded_twice(state):
+    return {
+        name: state[name].bfloat16().half() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in SOLVED["to_half"](state).items()
+    }
+
+
+@to_half.wrong("weight has numbers that fit into float16, but it is torch.float32")
+def rounded_only(state):
+    return {n: t.half().to(t.dtype) if t.is_floating_point() else t for n, t in state.items()}
+
+
+@to_half.wrong("your function changes the tensors it was given")
+def halved_in_place(state):
+    state.update(SOLVED["to_half"](state))
+    return state
+
+
+@to_half.wrong("the names of the answer are not those of the state")
+def what_fits(state):
+    return {n: t for n, t in SOLVED["to_half"](state).items() if t.dtype == torch.float16}
+
+
+# 3 · Only the newest.
+
+save_newest = Answers("save_newest", RIGHT, WRONG)
+
+
+@save_newest.right
+def with_pathlib_and_atomic(state, folder, epoch, keep):
+    folder = Path(folder)
+    SOLVED["save_atomically"](state, str(folder / f"epoch-{epoch}.pt"))
+    paths = sorted(folder.glob("epoch-*.pt"), key=lambda path: int(path.stem[6:]), reverse=True)
+    for path in paths[keep:]:
+        path.unlink()
+
+
+@save_newest.wrong("after epochs 1, 2, 3, 4 with keep=3, epoch-1.pt should be gone")
+def keeps_all(state, folder, epoch, keep):
+    torch.save(state, os.path.join(folder, f"epoch-{epoch}.pt"))
+
+
+def delete(folder, epochs):
+    for epoch in epochs:
+        os.remove(os.path.join(folder, f"epoch-{epoch}.pt"))
+
+
+def epochs_in(folder):
+    return [int(name[6:-3]) for name in os.listdir(folder) if re.match(r"epoch-\d+\.pt", name)]
+
+
+@save_newest.wrong("after epochs 1, 2, 3, 4, 8, 9, 10 with keep=2, there is no epoch-10.pt")
+def by_the_alphabet(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, sorted(epochs_in(folder), key=str)[:-keep])
+
+
+@save_newest.wrong("should still be there")
+def by_the_time(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    paths = sorted(Path(folder).glob("epoch-*.pt"), key=os.path.getmtime)
+    for path in paths[:-keep]:
+        path.unlink()
+
+
+@save_newest.wrong("with keep=3, epoch-1.pt should be gone")
+def one_too_many(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, sorted(epochs_in(folder))[: -keep - 1])
+
+
+@save_newest.wrong("after epochs 1, 2, 3, 4, 8 with keep=2, epoch-2.pt should be gone")
+def without_gaps(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    if os.path.exists(os.path.join(folder, f"epoch-{epoch - keep}.pt")):
+        delete(folder, [epoch - keep])
+
+
+@save_newest.wrong("for epoch 1, your function raises FileNotFoundError")
+def without_gaps_or_an_error(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, [epoch - keep])
+
+
+@save_newest.wrong("after epochs 1, 2, 3, 4, 8 with keep=2, epoch-3.pt should be gone")
+def one_at_a_time(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = sorted(epochs_in(folder))
+    if len(epochs) > keep:
+        delete(folder, epochs[:1])
+
+
+@save_newest.wrong("after epochs 1, 2 with keep=3, epoch-1.pt should still be there")
+def counted_from_the_end(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = sorted(epochs_in(folder))
+    delete(folder, epochs[: len(epochs) - keep])
+
+
+@save_newest.wrong("a save broke off, and the checkpoint before it is gone")
+def deleted_before(state, folder, epoch, keep):
+    delete(folder, sorted({*epochs_in(folder), epoch})[:-keep])
+    keeps_all(state, folder, epoch, keep)
+
+
+@save_newest.wrong("best.pt is no checkpoint of an epoch, and it is gone")
+def everything_else(state, folder, epoch, keep):
+    SOLVED["save_newest"](state, folder, epoch, keep)
+    for name in os.listdir(folder):
+        if not name.startswith("epoch-"):
+            os.remove(os.path.join(folder, name))
+
+
+@save_newest.wrong("for epoch 1, your function raises ValueError: invalid literal for int()")
+def every_pt_file(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    epochs = [int(path.stem.split("-")[-1]) for path in Path(folder).glob("*.pt")]
+    delete(folder, sorted(epochs)[:-keep])
+
+
+@save_newest.wrong("there is no epoch-1.pt")
+def another_file_name(state, folder, epoch, keep):
+    torch.save(state, os.path.join(folder, f"epoch-{epoch:03d}.pt"))
+
+
+@save_newest.wrong("the file is not what torch.save makes of the state")
+def with_its_epoch(state, folder, epoch, keep):
+    SOLVED["save_newest"]({"epoch": epoch, "state": state}, folder, epoch, keep)
+
+
+@save_newest.wrong("your function kept the error to itself")
+def error_of_saving_kept(state, folder, epoch, keep):
+    try:
+        keeps_all(state, folder, epoch, keep)
+    except Exception:
+        return
+    delete(folder, sorted(epochs_in(folder))[:-keep])
