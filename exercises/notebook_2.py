@@ -13,8 +13,8 @@ from exercises.check import (
     equal,
     exercise,
     named_layers,
-    need,
     refuses,
+    require,
     train_on,
 )
 
@@ -39,23 +39,25 @@ def check_load_into_cpu(call, folder):
     with mock.patch("torch.serialization.location_tag", return_value="cuda:99"):
         torch.save(state, path)
     result = call(path, model, when="for a file from a GPU, ")
-    need(not equal(copy_of(model), before), "the model is as it was: nothing was put into it.")
-    need(equal(copy_of(model), state), "the model does not hold what is in the file.")
-    need(result is not None, "the model is loaded, but your function returns nothing.")
+    require(not equal(copy_of(model), before), "the model is as it was: nothing was put into it.")
+    require(equal(copy_of(model), state), "the model does not hold what is in the file.")
+    require(result is not None, "the model is loaded, but your function returns nothing.")
     kind = type(result).__name__
-    need(result is model, f"your function returns something else than the model, of type {kind}.")
+    require(
+        result is model, f"your function returns something else than the model, of type {kind}."
+    )
 
     torch.save({**state, "classifier.0.bias": Trap(trap)}, path)
     refused = refuses(call, path, Net())
-    need(not os.path.exists(trap), "opening a file has just run code, which made a folder.")
-    need(refused, "a file that would run code was refused, and the caller got no error.")
+    require(not os.path.exists(trap), "opening a file has just run code, which made a folder.")
+    require(refused, "a file that would run code was refused, and the caller got no error.")
     with open(path, "rb+") as file:
         file.truncate(1000)
-    need(refuses(call, path, Net()), "a cut file can't be loaded, and the caller got no error.")
+    require(refuses(call, path, Net()), "a cut file can't be loaded, and the caller got no error.")
     del state["classifier.0.bias"]
     torch.save(state, path)
     refused = refuses(call, path, Net())
-    need(refused, "a file without classifier.0.bias does not fit, and the caller got no error.")
+    require(refused, "a file without classifier.0.bias does not fit, and the caller got no error.")
     return "a file from a GPU is loaded, and a file that would run code is refused"
 
 
@@ -98,22 +100,22 @@ def check_resume_slower(call, folder):
     old, new = saved.state_dict(), optimizer.state_dict()
     rates = [group["lr"] for group in new["param_groups"]]
     as_it_was = rates == [0.7, 0.7] and not new["state"]
-    need(not as_it_was, "the optimizer that your function was given is as it was.")
-    need(new["state"], "the momentum is lost: the state of the optimizer was not loaded.")
-    need(
+    require(not as_it_was, "the optimizer that your function was given is as it was.")
+    require(new["state"], "the momentum is lost: the state of the optimizer was not loaded.")
+    require(
         rates != [0.3, 0.03],
         "the rates are those of the file: loading overwrites what was set before it.",
     )
-    need(rates != [0.02, 0.03], "only the first group got the new rate; this optimizer has two.")
-    need(rates == [0.02, 0.02], "the momentum is loaded, but the rate is not the new one.")
+    require(rates != [0.02, 0.03], "only the first group got the new rate; this optimizer has two.")
+    require(rates == [0.02, 0.02], "the momentum is loaded, but the rate is not the new one.")
     kept = all(equal(new["state"].get(number, {}), old["state"][number]) for number in old["state"])
-    need(kept, "the rate is new, but the momentum is not that of the file.")
+    require(kept, "the rate is new, but the momentum is not that of the file.")
     for before, after in zip(old["param_groups"], new["param_groups"], strict=True):
         for name, value in {**before, "lr": 0.02}.items():
             now = after.get(name)
-            need(now == value, f"{name} was {value} and is {now}: only the rate should change.")
+            require(now == value, f"{name} was {value} and is {now}: only the rate should change.")
     with open(path, "rb") as file:
-        need(file.read() == content, "your function changes the file.")
+        require(file.read() == content, "your function changes the file.")
 
     # What the optimizer says of itself is right. Does it step like that, too?
     for group in saved.param_groups:
@@ -122,7 +124,7 @@ def check_resume_slower(call, folder):
         nn.init.ones_(parameter)
     take_step(model, saved)
     take_step(fresh, optimizer)
-    need(
+    require(
         equal(copy_of(fresh), copy_of(model)),
         "its next step is not that of the saved one: did load_state_dict load the state?",
     )
@@ -138,19 +140,19 @@ def check_load_renamed(call, folder):
     state, before, copied = old.state_dict(), copy_of(new), copy_of(old)
     call(state, new, "dense", "output")
     after = copy_of(new)
-    need(
+    require(
         list(state) == list(copied) and equal(state, copied),
         "your function changes the dict it was given.",
     )
-    need(not equal(after, before), "not one tensor was loaded, and no error said so.")
+    require(not equal(after, before), "not one tensor was loaded, and no error said so.")
     by_position = all(map(torch.equal, after.values(), state.values()))
-    need(not by_position, "tensors were matched by position, but the layers' order is new.")
+    require(not by_position, "tensors were matched by position, but the layers' order is new.")
     for name in after:
         untouched = torch.equal(after[name], before[name])
-        need(not untouched, f"{name} still has its random numbers, and no error said so.")
+        require(not untouched, f"{name} still has its random numbers, and no error said so.")
     for name in after:
         former = "dense" + name.removeprefix("output") if name.startswith("output.") else name
-        need(
+        require(
             torch.equal(after[name], state[former]),
             f"{name} does not hold the tensor of {former}, but that of another layer.",
         )
@@ -158,5 +160,5 @@ def check_load_renamed(call, folder):
     for name in ["stem.bias", "dense.last.bias"]:
         lacking = {n: tensor for n, tensor in state.items() if n != name}
         refused = refuses(call, lacking, named_layers(*moved), "dense", "output")
-        need(refused, f"right, but a state without {name} loads as well, and no error says so.")
+        require(refused, f"right, but a state without {name} loads as well, and no error says so.")
     return "the renamed layer is loaded, and a state without stem.bias is still refused"

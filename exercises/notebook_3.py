@@ -14,9 +14,9 @@ from exercises.check import (
     exercise,
     is_state,
     named_layers,
-    need,
     read,
     refuses,
+    require,
 )
 
 
@@ -27,19 +27,19 @@ def check_strip_module(call, folder):
     wrapped = {f"module.{name}": tensor for name, tensor in own.items()}
     names = list(wrapped)
     result = call(wrapped)
-    need(list(wrapped) == names, "your function changes the dict it was given.")
-    need(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
-    need(set(result) != set(names), "the names still begin with module.")
-    need("subweight" not in result, "submodule.weight became subweight: look at the beginning.")
-    need("nse.weight" not in result, "dense.weight became nse.weight: lstrip takes letters.")
-    need(equal(result, own), f"the names, or the tensors, are not those of {', '.join(own)}.")
+    require(list(wrapped) == names, "your function changes the dict it was given.")
+    require(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
+    require(set(result) != set(names), "the names still begin with module.")
+    require("subweight" not in result, "submodule.weight became subweight: look at the beginning.")
+    require("nse.weight" not in result, "dense.weight became nse.weight: lstrip takes letters.")
+    require(equal(result, own), f"the names, or the tensors, are not those of {', '.join(own)}.")
     again = call(own, when="for names without the prefix, ")
-    need(is_state(again) and equal(again, own), "names without the prefix have changed, too.")
+    require(is_state(again) and equal(again, own), "names without the prefix have changed, too.")
     mixed = {name: tensor for name, tensor in wrapped.items() if "dense" in name}
     mixed |= {name: tensor for name, tensor in own.items() if "dense" not in name}
     again = call(mixed, when="for a dict in which some names have the prefix, ")
     each = is_state(again) and equal(again, own)
-    need(each, "where some names have the prefix and others not, each has to be looked at.")
+    require(each, "where some names have the prefix and others not, each has to be looked at.")
     return "the prefix is gone, submodule.weight is whole, and names without it stay"
 
 
@@ -68,7 +68,7 @@ def check_is_intact(call, folder):
             file.write(content)
         answer = call(path, when=f"for {name}, ")
         kind = type(answer).__name__
-        need(isinstance(answer, bool), f"for {name}, return True or False, not a {kind}.")
+        require(isinstance(answer, bool), f"for {name}, return True or False, not a {kind}.")
         return answer
 
     def with_flip(bit):
@@ -77,20 +77,24 @@ def check_is_intact(call, folder):
         return content
 
     half, in_weight = whole[: len(whole) // 2], 8 * (whole.index(weight.numpy().tobytes()) + 600)
-    need(ask(whole, "a whole file"), "a whole file was called damaged.")
+    require(ask(whole, "a whole file"), "a whole file was called damaged.")
     flipped = ask(with_flip(in_weight), "a flipped bit")
-    need(not flipped or ask(half, "half a file"), "half a file is found, but no CRC sum compared.")
-    need(not flipped, "a file with a flipped bit was called intact.")
+    require(
+        not flipped or ask(half, "half a file"), "half a file is found, but no CRC sum compared."
+    )
+    require(not flipped, "a file with a flipped bit was called intact.")
     for name, content in [
         ("half a file", half),
         ("a file without its last bytes", whole[:-5]),
         ("an empty file", b""),
     ]:
-        need(not ask(content, name), f"{name} was called intact.")
+        require(not ask(content, name), f"{name} was called intact.")
     for bit in range(0, 8 * len(whole), 41):
         if ask(with_flip(bit), f"a flipped bit in byte {bit // 8} of {len(whole)}"):
             damage = find_damage(path)  # some bits matter to nobody: those of a date, for example
-            need(not damage, f"with a flipped bit in byte {bit // 8}, {damage}: it is not intact.")
+            require(
+                not damage, f"with a flipped bit in byte {bit // 8}, {damage}: it is not intact."
+            )
     return "flipped bits, half a file and an empty one are found, and a whole file is intact"
 
 
@@ -132,30 +136,30 @@ def check_save_atomically(call, folder):
     path = os.path.join(run, "checkpoint.pt")
     os.mkdir(run)
     call({"epoch": torch.tensor(1)}, path, when="for the first checkpoint, ")
-    need(os.path.isfile(path), "there is no file at the path that your function was given.")
+    require(os.path.isfile(path), "there is no file at the path that your function was given.")
     os.link(path, old)
     with watch(path) as seen:
         call({"epoch": torch.tensor(2)}, path, when="for the second checkpoint, ")
     left = set(os.listdir(run)) - {"checkpoint.pt"}
     new = read(path)
     right = is_state(new) and equal(new, {"epoch": torch.tensor(2)})
-    need(right, "the file is not what torch.save makes of the state.")
+    require(right, "the file is not what torch.save makes of the state.")
     whole = not os.path.samefile(path, old) and read(old) == {"epoch": 1}
-    need(whole, "written in place: a kill in the middle leaves half a file.")
-    need(None not in seen, "for a moment there is no checkpoint: the old one goes too early.")
+    require(whole, "written in place: a kill in the middle leaves half a file.")
+    require(None not in seen, "for a moment there is no checkpoint: the old one goes too early.")
     beside = all(name.startswith(run + os.sep) for name in seen)
-    need(beside, "the temporary file is in another folder: maybe another disk.")
-    need(not left, "a temporary file is left behind next to the checkpoint.")
+    require(beside, "the temporary file is in another folder: maybe another disk.")
+    require(not left, "a temporary file is left behind next to the checkpoint.")
 
     told = refuses(call, {"epoch": torch.tensor(3), "broken": Unpicklable()}, path)
     kept = os.path.isfile(path) and read(path) == {"epoch": 2}
-    need(kept, "a save broke off, and the checkpoint before it is gone.")
-    need(told, "a save broke off, and your function kept the error to itself.")
-    need(len(os.listdir(run)) == 1, "a save broke off, and its temporary file is left behind.")
+    require(kept, "a save broke off, and the checkpoint before it is gone.")
+    require(told, "a save broke off, and your function kept the error to itself.")
+    require(len(os.listdir(run)) == 1, "a save broke off, and its temporary file is left behind.")
 
     first = os.path.join(folder, "new", "checkpoint.pt")
     os.mkdir(os.path.dirname(first))
     told = refuses(call, {"broken": Unpicklable()}, first)
     left = os.listdir(os.path.dirname(first))
-    need(told and not left, "the very first save broke off, and it left half a file.")
+    require(told and not left, "the very first save broke off, and it left half a file.")
     return "a save that breaks off leaves the checkpoint before it, and nothing else"

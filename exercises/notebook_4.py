@@ -15,10 +15,10 @@ from exercises.check import (
     equal,
     exercise,
     is_state,
-    need,
-    need_number,
     read,
     refuses,
+    require,
+    require_number,
     same,
 )
 
@@ -49,25 +49,29 @@ def check_checkpoint_bytes(call, folder):
         model.register_buffer("cache", torch.zeros(5), persistent=False)
         before = copy_of(model)
         answer = call(model, copies, when=f"for {name}, ")
-        need_number(answer)
-        need(equal(copy_of(model), before), "your function changes the model.")
+        require_number(answer)
+        require(equal(copy_of(model), before), "your function changes the model.")
 
         state, parameters = before.values(), list(model.parameters())
         in_state, in_all = (sum(t.nbytes for t in tensors) for tensors in (state, parameters))
         kept = kept_by(make, model)
         if answer != in_state + kept:
-            need(answer != in_all + kept, "the buffers are missing: model.state_dict() has them.")
+            require(
+                answer != in_all + kept, "the buffers are missing: model.state_dict() has them."
+            )
             doubled = copies and answer == in_state * (1 + copies)
-            need(not doubled, "an optimizer keeps something for parameters, and not for buffers.")
-            need(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
+            require(
+                not doubled, "an optimizer keeps something for parameters, and not for buffers."
+            )
+            require(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
             in_cache = answer == in_state + kept + model.cache.nbytes
-            need(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
+            require(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
             raise Hint(f"for {name}, it is {in_state + kept} bytes, not {answer!s:.12}.")
     with torch.device("meta"):
         huge = nn.Linear(100_000, 1_000_000)  # shapes and types, and no memory
     answer = call(huge, 2, when="for a model of 400 GB, ")
     wanted = 3 * sum(p.nbytes for p in huge.parameters())
-    need(answer == wanted, f"for a model of 400 GB, it is {wanted} bytes, not {answer!s:.20}.")
+    require(answer == wanted, f"for a model of 400 GB, it is {wanted} bytes, not {answer!s:.20}.")
     return f"as real optimizers keep it; a model of 400 GB makes {wanted / 1e9:,.0f} GB with Adam"
 
 
@@ -85,24 +89,24 @@ def check_to_half(call, folder):
     }
     before = {name: tensor.clone() for name, tensor in state.items()}
     result = call(state)
-    need(list(state) == list(before), "your function changes the dict it was given.")
-    need(equal(state, before), "your function changes the tensors it was given.")
-    need(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
-    need(set(result) == set(state), "the names of the answer are not those of the state.")
+    require(list(state) == list(before), "your function changes the dict it was given.")
+    require(equal(state, before), "your function changes the tensors it was given.")
+    require(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
+    require(set(result) == set(state), "the names of the answer are not those of the state.")
     for name in ("counter", "mask"):
-        need(
+        require(
             same(result[name], state[name]),
             f"{name} is no floating-point tensor: keep it as it is.",
         )
     for name in ("weight", "double", "largest"):
         half = result[name].dtype == torch.float16
-        need(half, f"{name} has numbers that fit into float16, but it is {result[name].dtype}.")
+        require(half, f"{name} has numbers that fit into float16, but it is {result[name].dtype}.")
         right = torch.equal(result[name], state[name].half())
-        need(right, f"{name} has not the numbers that half() makes of it.")
+        require(right, f"{name} has not the numbers that half() makes of it.")
     for name in ("too_large", "too_negative"):
         infinite = result[name].isinf().any()
-        need(not infinite, f"a number in {name} has become infinite: float16 ends at 65504.")
-        need(
+        require(not infinite, f"a number in {name} has become infinite: float16 ends at 65504.")
+        require(
             same(result[name], state[name]), f"{name} does not fit into float16: keep it as it is."
         )
     return "what fits is in half precision; what would overflow and whole numbers are as they were"
@@ -122,15 +126,17 @@ def check_save_newest(call, folder):
             after = f"after epochs {', '.join(map(str, saved))} with keep={keep},"
             path = os.path.join(folder, f"epoch-{epoch}.pt")
             own = f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?"
-            need(os.path.isfile(path), own)
+            require(os.path.isfile(path), own)
             content = read(path)
             right = is_state(content) and equal(content, state)
-            need(right, "the file is not what torch.save makes of the state.")
+            require(right, "the file is not what torch.save makes of the state.")
             there = set(os.listdir(folder))
             for name in others:
-                need(name in there, f"{name} is no checkpoint of an epoch, and it is gone.")
+                require(name in there, f"{name} is no checkpoint of an epoch, and it is gone.")
             for kept in saved[-keep:]:
-                need(f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there.")
+                require(
+                    f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there."
+                )
                 there.remove(f"epoch-{kept}.pt")
             for name in sorted(there - set(others)):
                 raise Hint(f"{after} {name} should be gone.")
@@ -138,8 +144,8 @@ def check_save_newest(call, folder):
 
     before = set(os.listdir(folder))
     told = refuses(call, {"broken": Unpicklable()}, folder, 102, 1)
-    need(
+    require(
         before <= set(os.listdir(folder)), "a save broke off, and the checkpoint before it is gone."
     )
-    need(told, "a save broke off, and your function kept the error to itself.")
+    require(told, "a save broke off, and your function kept the error to itself.")
     return "the newest are kept by their numbers, and none is deleted before the new one is saved"

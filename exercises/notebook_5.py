@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from exercises.check import copy_of, exercise, named_layers, need, refuses, train_on
+from exercises.check import copy_of, exercise, named_layers, refuses, require, train_on
 
 
 def small_model():
@@ -35,27 +35,29 @@ def check_load_lean(call, folder):
         finally:
             if on_meta := torch.empty(0).is_meta:
                 torch.set_default_device(None)
-        need(not on_meta, "meta is still the default device: `with torch.device` would end that.")
-        need(model is not None, "your function returns nothing: return the model.")
+        require(
+            not on_meta, "meta is still the default device: `with torch.device` would end that."
+        )
+        require(model is not None, "your function returns nothing: return the model.")
         found = type(model).__name__
-        need(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")
-        need(devices and set(devices) == {"meta"}, "the model took memory: make it on meta.")
+        require(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")
+        require(devices and set(devices) == {"meta"}, "the model took memory: make it on meta.")
         tensors = model.state_dict()
-        need(set(tensors) == set(state), "return the model that make_model makes, and no other.")
+        require(set(tensors) == set(state), "return the model that make_model makes, and no other.")
         for name, tensor in tensors.items():
             on = tensor.device.type
-            need(on == "cpu", f"{name} is on {on}: without assign=True, it stays empty.")
+            require(on == "cpu", f"{name} is on {on}: without assign=True, it stays empty.")
             own = f"make_model makes it {state[name].dtype}"
-            need(tensor.dtype == state[name].dtype, f"{name} is {tensor.dtype}, but {own}.")
+            require(tensor.dtype == state[name].dtype, f"{name} is {tensor.dtype}, but {own}.")
             right = torch.equal(tensor, saved[name].to(tensor.dtype))
-            need(right, f"{name} doesn't hold the numbers in the file.")
+            require(right, f"{name} doesn't hold the numbers in the file.")
         learns = all(p.requires_grad for p in model.parameters())
-        need(learns and len([*model.parameters()]) == 6, "the model has lost parameters.")
+        require(learns and len([*model.parameters()]) == 6, "the model has lost parameters.")
         del model, tensors, tensor  # so that nothing of the file is mapped when it is written again
 
     del saved["0.bias"]
     torch.save(saved, path)
-    need(refuses(call, path, make_model), "a file without 0.bias is loaded without an error.")
+    require(refuses(call, path, make_model), "a file without 0.bias is loaded without an error.")
     return "made on meta, filled from the file, each tensor in the type that make_model gives it"
 
 
@@ -79,17 +81,17 @@ def check_shapes_in(call, folder):
 
 def compare_shapes(answer, expected):
     """Raise a hint unless an answer is a dict from the names to these shapes."""
-    need(answer is not None, "your function returns nothing: return the dict.")
+    require(answer is not None, "your function returns nothing: return the dict.")
     kind = type(answer).__name__
-    need(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
-    need("__metadata__" not in answer, "__metadata__ isn't a tensor: it's text about the file.")
-    need(set(answer) == set(expected), f"the names should be {', '.join(expected)}.")
+    require(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
+    require("__metadata__" not in answer, "__metadata__ isn't a tensor: it's text about the file.")
+    require(set(answer) == set(expected), f"the names should be {', '.join(expected)}.")
     for name, shape in answer.items():
-        need(
+        require(
             isinstance(shape, (list, tuple)),
             f"{name}: return only the shape of each tensor, a list or tuple.",
         )
-        need(list(shape) == expected[name], f"the shape of {name} should be {expected[name]}.")
+        require(list(shape) == expected[name], f"the shape of {name} should be {expected[name]}.")
 
 
 LAYERS = ["features", "classifier.1", "classifier.2", "classifier.20"]
@@ -122,14 +124,14 @@ def check_take_over(call, folder):
         model, before = network(), dict(given)
         fresh = copy_of(model)
         call(given, model, head, when=f"for a state {kind}, ")
-        need(list(given) == list(before), "your function changes the dict it was given.")
+        require(list(given) == list(before), "your function changes the dict it was given.")
         after = copy_of(model)
         for name in after:
             if name.startswith(f"{head}."):
                 as_it_was = torch.equal(after[name], fresh[name])
-                need(as_it_was, f"{name} should stay new, but for a state {kind}, it changed.")
+                require(as_it_was, f"{name} should stay new, but for a state {kind}, it changed.")
             else:
-                need(
+                require(
                     torch.equal(after[name], state[name]),
                     f"for a state {kind}, {name} doesn't hold the state's tensor.",
                 )
@@ -141,5 +143,5 @@ def check_take_over(call, folder):
         ("whose names begin with module.", {f"module.{n}": t for n, t in state.items()}),
     ]:
         refused = refuses(call, given, network(), head)
-        need(refused, f"a state {kind} is accepted without an error.")
+        require(refused, f"a state {kind} is accepted without an error.")
     return "all layers but the last come from the state, and a state that doesn't fit is refused"

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import torch
 
-from exercises.check import exercise, need
+from exercises.check import exercise, require
 from helper.reproducibility import compute_sha256
 
 
@@ -21,10 +21,10 @@ def check_is_time_to_save(call, folder):
         end, times = 3 * group * save_every + 1, []
         for batches_done in reversed(range(end)):
             answer = call(batches_done, group, save_every, when=when)
-            need(answer is not None, "your function returns nothing: return True or False.")
+            require(answer is not None, "your function returns nothing: return True or False.")
             kind = type(answer).__name__
             text = f"after {batches_done} batches, the answer is of type {kind}"
-            need(isinstance(answer, bool), f"{text}, not True or False.")
+            require(isinstance(answer, bool), f"{text}, not True or False.")
             times += [batches_done] * answer
         compare_times(times[::-1], group, save_every, end, when)
     return "only whole groups are saved, every save_every steps of the optimizer"
@@ -32,22 +32,22 @@ def check_is_time_to_save(call, folder):
 
 def compare_times(times, group, save_every, end, when):
     """Raise a hint unless a run saves at the right times, which are counted in batches."""
-    need(0 not in times, "before the first batch, there is nothing to save.")
-    need(times, f"{when}your run never saves.")
+    require(0 not in times, "before the first batch, there is nothing to save.")
+    require(times, f"{when}your run never saves.")
     right = list(range(group * save_every, end, group * save_every))
     in_batches = list(range(save_every, end, save_every))
-    need(
+    require(
         times == right or times != in_batches,
         "save_every counts steps of the optimizer, and each takes a group of batches.",
     )
     for batches_done in times:
         steps, rest = divmod(batches_done, group)
         saves = f"{when}your run saves after {batches_done} batches"
-        need(rest == 0, f"{saves}, in the middle of a group: its gradients would be lost.")
-        need(batches_done in right, f"{saves}: how many steps of the optimizer is that?")
+        require(rest == 0, f"{saves}, in the middle of a group: its gradients would be lost.")
+        require(batches_done in right, f"{saves}: how many steps of the optimizer is that?")
     for batches_done in right:
         text = f"{when}your run doesn't save after {batches_done} batches"
-        need(batches_done in times, f"{text}, {batches_done // group} steps of the optimizer.")
+        require(batches_done in times, f"{text}, {batches_done // group} steps of the optimizer.")
 
 
 @exercise
@@ -68,16 +68,16 @@ def check_batch_indices(call, folder):
         set_global_seeds(2)
         again = [ask(step, 7) for step in reversed(steps)][::-1]
         seen = f"the global random numbers of {' and '.join(changed)}: use a generator of your own"
-        need(
+        require(
             batches == again or not changed,
             f"the answer depends on {seen}, seeded from seed and epoch.",
         )
-        need(
+        require(
             batches == again,
             "asked twice for the same step, your function gives different examples: the answer "
             "must depend on its arguments only.",
         )
-        need(not changed, f"your function disturbs {seen}.")
+        require(not changed, f"your function disturbs {seen}.")
         compare_sizes(batches, length, batch_size)
         epochs = [batches[i : i + per_epoch] for i in range(0, len(batches), per_epoch)]
         for number, epoch in enumerate(epochs):
@@ -85,10 +85,12 @@ def check_batch_indices(call, folder):
         if length > batch_size:
             for one, two in itertools.combinations(range(3), 2):
                 text = f"epochs {one} and {two} have the same order: each should have its own."
-                need(epochs[one] != epochs[two], text)
+                require(epochs[one] != epochs[two], text)
             for number, epoch in enumerate(epochs):
                 other = [ask(step, 8) for step in steps[number * per_epoch :][:per_epoch]]
-                need(other != epoch, f"with a different seed, epoch {number} has the same order.")
+                require(
+                    other != epoch, f"with a different seed, epoch {number} has the same order."
+                )
     return "each epoch has every example once, and step and seed alone decide where"
 
 
@@ -111,16 +113,16 @@ def global_states():
 
 def indices(answer, step):
     """Return an answer as a list of ints, or raise a hint."""
-    need(answer is not None, "your function returns nothing: return the list.")
+    require(answer is not None, "your function returns nothing: return the list.")
     kind = type(answer).__name__
     extra = ": add .tolist()" if isinstance(answer, (torch.Tensor, np.ndarray)) else ""
-    need(isinstance(answer, list), f"the answer is of type {kind}, not a list{extra}.")
+    require(isinstance(answer, list), f"the answer is of type {kind}, not a list{extra}.")
     for item in answer:
         kind, extra = type(item).__name__, ""
         if isinstance(item, torch.Tensor):
             extra = ": .tolist() gives you ints"
         text = f"the list for step {step} has an item of type {kind}, not int{extra}."
-        need(isinstance(item, numbers.Integral) and not isinstance(item, bool), text)
+        require(isinstance(item, numbers.Integral) and not isinstance(item, bool), text)
     return [int(item) for item in answer]
 
 
@@ -131,12 +133,12 @@ def compare_sizes(batches, length, batch_size):
     right = [*[batch_size] * (per_epoch - 1), rest]
     sizes = [len(batch) for batch in batches]
     when = f"with {length} examples in batches of {batch_size}, step"
-    need(
+    require(
         sizes[0] > 0 and (sizes[:per_epoch] == right or sizes[1 : per_epoch + 1] != right),
         f"{when} 0 should be the first batch of epoch 0, and step 1 the second.",
     )
     shared = set(batches[0]).intersection(batches[1]) if per_epoch > 1 else ()
-    need(
+    require(
         not shared,
         f"example {min(shared, default=0)} is in batches 0 and 1 of an epoch: an epoch has one "
         "order, and its batches are slices that don't overlap.",
@@ -144,11 +146,11 @@ def compare_sizes(batches, length, batch_size):
     for step, size in enumerate(sizes):
         epoch, batch = divmod(step, per_epoch)
         text = f"{when} {step} is batch {batch} of epoch {epoch} and has {right[batch]} examples"
-        need(
+        require(
             size <= rest or batch != per_epoch - 1,
             f"{text}; yours has {size}: don't drop the last batch, and don't fill it up.",
         )
-        need(size == right[batch], f"{text}; yours has {size}.")
+        require(size == right[batch], f"{text}; yours has {size}.")
 
 
 def compare_examples(epoch, number, length):
@@ -156,11 +158,11 @@ def compare_examples(epoch, number, length):
     found = collections.Counter(index for batch in epoch for index in batch)
     for index in sorted(found):
         text = f"{index} is not the number of an example: {length} examples are 0 to {length - 1}."
-        need(0 <= index < length, text)
+        require(0 <= index < length, text)
     twice = [index for index in found if found[index] > 1]
     missing = sorted(set(range(length)) - set(found))
-    need(not twice, f"example {min(twice, default=0)} is in epoch {number} more than once.")
-    need(not missing, f"example {min(missing, default=0)} is missing in epoch {number}.")
+    require(not twice, f"example {min(twice, default=0)} is in epoch {number} more than once.")
+    require(not missing, f"example {min(missing, default=0)} is missing in epoch {number}.")
 
 
 class Run:
@@ -208,23 +210,23 @@ def check_continues_exactly(call, folder):
         when = "for a run that continues exactly, " if flaw is None else f"for one that {flaw}, "
         answer = call(lambda flaw=flaw: Run(flaw), noted, 5, 12, when=when)
         kind = type(answer).__name__
-        need(isinstance(answer, bool), f"the answer is of type {kind}, not True or False.")
+        require(isinstance(answer, bool), f"the answer is of type {kind}, not True or False.")
         answers[flaw] = answer
         steps = {(first, last) for _, first, last in calls}
-        need(calls, "your function trains nothing.")
-        need((0, 12) in steps, "no run was trained from step 0 to the end without a cut.")
-        need((5, 12) in steps, "no run was continued from the cut to the end.")
+        require(calls, "your function trains nothing.")
+        require((0, 12) in steps, "no run was trained from step 0 to the end without a cut.")
+        require((5, 12) in steps, "no run was continued from the cut to the end.")
         parts = [[run for run, *at in calls if at == steps] for steps in ([0, 5], [5, 12])]
-        need(parts[0], "no run was trained from step 0 to the cut.")
+        require(parts[0], "no run was trained from step 0 to the cut.")
         same = any(one is other for one in parts[0] for other in parts[1])
-        need(not same, "the same run was continued: only a new one shows what the state lacks.")
-    need(answers[None], "a run that continues exactly was called inexact: was the state loaded?")
-    need(not answers["forgets"], "a run that doesn't save its momentum was called exact.")
-    need(
+        require(not same, "the same run was continued: only a new one shows what the state lacks.")
+    require(answers[None], "a run that continues exactly was called inexact: was the state loaded?")
+    require(not answers["forgets"], "a run that doesn't save its momentum was called exact.")
+    require(
         not answers["counts for itself"],
         "a run whose batches depend on the process, not on the step, was called exact.",
     )
-    need(
+    require(
         not answers["rounds"],
         "a run that rounds what it loads was called exact: compare every bit, at the end.",
     )

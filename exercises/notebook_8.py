@@ -6,7 +6,7 @@ import os
 import textwrap
 from unittest import mock
 
-from exercises.check import Hint, exercise, need
+from exercises.check import Hint, exercise, require
 
 
 @exercise
@@ -18,7 +18,7 @@ def check_save_interval(call, folder):
         answer = call(save_time, mtbf, machines, when=what)
         kind = type(answer).__name__
         real = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
-        need(real, f"the answer is of type {kind}, not a number.")
+        require(real, f"the answer is of type {kind}, not a number.")
         right = math.sqrt(2 * save_time * mtbf / machines)
         daly = right - save_time
 
@@ -27,17 +27,17 @@ def check_save_interval(call, folder):
 
         if equals(right) or equals(daly):
             continue
-        need(not equals(right**2), f"{what}that is the square of the right answer.")
-        need(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
-        need(
+        require(not equals(right**2), f"{what}that is the square of the right answer.")
+        require(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
+        require(
             machines == 1 or not equals(right * math.sqrt(machines)),
             f"{what}that is right for one machine; of {machines}, one fails so much earlier.",
         )
-        need(
+        require(
             machines == 1 or not equals(right * machines),
             f"{what}too long: more machines fail more often.",
         )
-        need(
+        require(
             machines == 1 or not equals(right / math.sqrt(machines)),
             f"{what}too short: the number of machines belongs under the root.",
         )
@@ -60,7 +60,7 @@ def check_continue_log(call, folder):
         with open(path, "w", newline="") as file:
             file.write(before)
         call(path, step, when=f"{what}, ")
-        need(os.path.exists(path), f"{what}, the log is gone.")
+        require(os.path.exists(path), f"{what}, the log is gone.")
         with open(path, newline="") as file:
             return file.read()
 
@@ -71,7 +71,7 @@ def check_continue_log(call, folder):
     what = "for 12 steps of which 10 are saved"
     after = ask(lines(*range(1, 13)), 10, what)
     hint = f"{what}, the steps are compared as text: '2' comes after '10' there."
-    need(after == lines(*range(1, 11)) or after != lines(1, 10), hint)
+    require(after == lines(*range(1, 11)) or after != lines(1, 10), hint)
     compare_logs(after, lines(*range(1, 11)), what)
     what = "for a log with every 10th step, and 25 saved"
     compare_logs(ask(lines(10, 20, 30, 40), 25, what), lines(10, 20), what)
@@ -86,7 +86,7 @@ def check_continue_log(call, folder):
     os.unlink(path)
     call(path, 3, when="for a log that isn't there yet, ")
     left = [name for name in os.listdir(folder) if name != "run.log"]
-    need(not left, f"a file is left over: {', '.join(left)}.")
+    require(not left, f"a file is left over: {', '.join(left)}.")
     return "the log ends with the saved step, has no half line, and is replaced as a whole"
 
 
@@ -133,12 +133,12 @@ def is_atomic(call, path, before, wanted):
         call(path, 1000, when="for 1,999 steps of which 1,000 are saved, ")
     compare_logs(read_or_none(path) or "", wanted, "for 1,999 steps of which 1,000 are saved")
     for text in moments:
-        need(text is not None, "for a moment, there is no log: a kill would lose all of it.")
-        need(text in (before, wanted), "for a moment, the log holds a part of what should stay.")
+        require(text is not None, "for a moment, there is no log: a kill would lose all of it.")
+        require(text in (before, wanted), "for a moment, the log holds a part of what should stay.")
     hint = (
         "the log is written in place: a kill in between would lose lines. Write a new file first."
     )
-    need(os.stat(path).st_ino != inode, hint)
+    require(os.stat(path).st_ino != inode, hint)
 
 
 def read_or_none(path):
@@ -161,7 +161,7 @@ def check_run_until_done(call, folder):
 
         def start():
             outcome = next(waiting, None)
-            need(outcome is not None, ONCE_MORE)
+            require(outcome is not None, ONCE_MORE)
             started.append(outcome)
             return outcome
 
@@ -178,19 +178,19 @@ def check_run_until_done(call, folder):
     def finishes(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need(ONCE_MORE not in str(answer), f"{seen}yours goes on after status 0.")
-        need(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
-        need(not raised(answer), f"{seen}{answer}.")
+        require(ONCE_MORE not in str(answer), f"{seen}yours goes on after status 0.")
+        require(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
+        require(not raised(answer), f"{seen}{answer}.")
         count = isinstance(answer, numbers.Integral) and not isinstance(answer, bool)
-        need(count, f"{seen}return how often the run was started.")
-        need(answer == started, f"{seen}the answer should be {started}; yours is {answer}.")
+        require(count, f"{seen}return how often the run was started.")
+        require(answer == started, f"{seen}the answer should be {started}; yours is {answer}.")
 
     def gives_up(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need(ONCE_MORE not in str(answer), f"{seen}yours goes on: {why}.")
-        need(started == len(outcomes), f"{seen}yours gives up after {started}.")
-        need(
+        require(ONCE_MORE not in str(answer), f"{seen}yours goes on: {why}.")
+        require(started == len(outcomes), f"{seen}yours gives up after {started}.")
+        require(
             raised(answer) and "RuntimeError" in answer,
             f"{seen}raise a RuntimeError when you give up.",
         )

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 
 import torch
 
@@ -59,7 +60,7 @@ def saves_everything(trained, fresh, path):
     fresh.load_state_dict(load(path))
 
 
-@move_classifier.wrong("classifier is as it was: load it")
+@move_classifier.wrong("classifier is unchanged: load it")
 def forgets_to_load(trained, fresh, path):
     torch.save(trained.classifier.state_dict(), path)
 
@@ -75,24 +76,24 @@ def names_do_not_fit(trained, fresh, path):
     fresh.load_state_dict(load(path))
 
 
-@move_classifier.wrong("no name in it fitted, which strict=False hides")
+@move_classifier.wrong("no name in it matched, which strict=False hides")
 def strict_false_loads_nothing(trained, fresh, path):
     torch.save(trained.classifier.state_dict(), path)
     fresh.load_state_dict(load(path), strict=False)
 
 
-@move_classifier.wrong("the file does not hold a state")
+@move_classifier.wrong("the file doesn't hold a state")
 def saves_the_module(trained, fresh, path):
     torch.save(trained.classifier, path)
     fresh.classifier = torch.load(path, weights_only=False)
 
 
-@move_classifier.wrong("the file does not hold all parameters of the classifier")
+@move_classifier.wrong("the file doesn't hold all parameters of the classifier")
 def saves_the_features(trained, fresh, path):
     torch.save(trained.features.state_dict(), path)
 
 
-@move_classifier.wrong("the features of the fresh model have changed, too")
+@move_classifier.wrong("the features of the fresh model have changed too")
 def loads_the_features_too(trained, fresh, path):
     torch.save(trained.classifier.state_dict(), path)
     fresh.load_state_dict(trained.state_dict())
@@ -142,6 +143,72 @@ def loads_weights_only(trained, fresh, path):
     fresh.classifier.load_state_dict(state, strict=False)
 
 
+@move_classifier.right
+def with_a_copied_state(trained, fresh, path):
+    """Loads a state of the whole model, and strictly."""
+    torch.save(copy.deepcopy(trained.classifier).state_dict(), path)
+    part = {f"classifier.{name}": tensor for name, tensor in load(path).items()}
+    fresh.load_state_dict({**fresh.state_dict(), **part})
+
+
+@move_classifier.right
+def written_to_memory_first(trained, fresh, path):
+    memory = io.BytesIO()
+    torch.save(trained.classifier.state_dict(), memory)
+    with open(path, "wb") as file:
+        file.write(memory.getvalue())
+    fresh.classifier.load_state_dict(load(path))
+
+
+@move_classifier.wrong("your function freezes a part of the fresh model")
+def freezes_the_features(trained, fresh, path):
+    SOLVED["move_classifier"](trained, fresh, path)
+    for parameter in fresh.features.parameters():
+        parameter.requires_grad = False
+
+
+@move_classifier.wrong("your function puts the trained model into a different mode")
+def evaluates_first(trained, fresh, path):
+    trained.eval()
+    SOLVED["move_classifier"](trained, fresh, path)
+
+
+@move_classifier.wrong("your function leaves another file behind: part.pt.bak")
+def leaves_a_backup(trained, fresh, path):
+    SOLVED["move_classifier"](trained, fresh, path)
+    torch.save(trained.classifier.state_dict(), f"{path}.bak")
+
+
+@move_classifier.wrong("got the trained one's tensors without reading it")
+def never_reads_with_a_save_of_its_own(trained, fresh, path, save=torch.save):
+    save(trained.classifier.state_dict(), path)
+    fresh.classifier.load_state_dict(trained.classifier.state_dict())
+
+
+@move_classifier.wrong("the file doesn't hold a state: save a state_dict")
+def pickles_it(trained, fresh, path):
+    with open(path, "wb") as file:
+        pickle.dump(trained.classifier.state_dict(), file)
+    with open(path, "rb") as file:
+        fresh.classifier.load_state_dict(pickle.load(file))
+
+
+@move_classifier.wrong(
+    "the file doesn't hold a state: save a state_dict, neither a module nor a list"
+)
+def saves_a_list(trained, fresh, path):
+    torch.save([p.detach() for p in trained.classifier.parameters()], path)
+    for p, saved in zip(fresh.classifier.parameters(), load(path), strict=True):
+        p.data.copy_(saved)
+
+
+@move_classifier.wrong("the file holds more than the classifier's parameters")
+def saves_all_and_loads_a_part(trained, fresh, path):
+    torch.save(trained.state_dict(), path)
+    state = {n[11:]: t for n, t in load(path).items() if n.startswith("classifier.")}
+    fresh.classifier.load_state_dict(state)
+
+
 # 2 · Keep the best.
 
 keep_if_better = Answers("keep_if_better", RIGHT, WRONG)
@@ -168,14 +235,14 @@ def through_a_file(best, model, accuracy):
     return best
 
 
-@keep_if_better.wrong("what was kept has changed as the model trained on: is it a copy?")
+@keep_if_better.wrong("what was kept has changed as the model kept training: is it a copy?")
 def keeps_a_view(best, model, accuracy):
     if best is None or accuracy > best[0]:
         return accuracy, model.state_dict()
     return best
 
 
-@keep_if_better.wrong("what was kept has changed as the model trained on: is it a copy?")
+@keep_if_better.wrong("what was kept has changed as the model kept training: is it a copy?")
 def keeps_a_shallow_copy(best, model, accuracy):
     if best is None or accuracy > best[0]:
         return accuracy, dict(model.state_dict())
@@ -227,14 +294,14 @@ def puts_the_model_back(best, model, accuracy):
     return best
 
 
-@keep_if_better.wrong("after 70%, the second of the pair is no state of the model")
+@keep_if_better.wrong("after 70%, the second of the pair is not a state of the model")
 def keeps_the_model(best, model, accuracy):
     if best is None or accuracy > best[0]:
         return accuracy, copy.deepcopy(model)
     return best
 
 
-@keep_if_better.wrong("return a pair: the new one or the old one, but always one")
+@keep_if_better.wrong("return a pair: the new one or the old one, but always a pair")
 def returns_only_what_is_better(best, model, accuracy):
     if best is None or accuracy > best[0]:
         return accuracy, copy.deepcopy(model.state_dict())
@@ -248,7 +315,7 @@ def forgets_the_first_epoch(best, model, accuracy):
     return best
 
 
-@keep_if_better.wrong("after 0%, the second of the pair is no state of the model")
+@keep_if_better.wrong("after 0%, the second of the pair is not a state of the model")
 def begins_at_zero(best, model, accuracy):
     best = best or (0.0, None)
     if accuracy > best[0]:
@@ -279,6 +346,65 @@ def accuracy_of_the_best_and_newest_state(best, model, accuracy):
     return top, copy.deepcopy(model.state_dict())
 
 
+@keep_if_better.right
+def in_the_memory_of_the_best(best, model, accuracy):
+    """Copies into the tensors that it has, instead of taking new memory."""
+    if best is None:
+        return accuracy, copy.deepcopy(model.state_dict())
+    if accuracy > best[0]:
+        for name, tensor in model.state_dict().items():
+            best[1][name].copy_(tensor)
+        return accuracy, best[1]
+    return best
+
+
+@keep_if_better.right
+def that_prints(best, model, accuracy):
+    print("accuracy:", accuracy)
+    return SOLVED["keep_if_better"](best, model, accuracy)
+
+
+@keep_if_better.wrong("after 91.4% and 91.41%, yours keeps 91.4, not 91.41")
+def clearly_better(best, model, accuracy):
+    if best is None or accuracy > best[0] + 0.1:
+        return accuracy, copy.deepcopy(model.state_dict())
+    return best
+
+
+@keep_if_better.wrong("after 91.4% and 91.41%, yours keeps 91.4, not 91.41")
+def one_decimal(best, model, accuracy):
+    accuracy = round(accuracy, 1)
+    return SOLVED["keep_if_better"](best, model, accuracy)
+
+
+@keep_if_better.wrong("your function puts the model into a different mode")
+def left_in_eval_mode(best, model, accuracy):
+    model.eval()
+    return SOLVED["keep_if_better"](best, model, accuracy)
+
+
+@keep_if_better.wrong("the copies are part of the graph: detach them")
+def attached_to_the_graph(best, model, accuracy):
+    if best is None or accuracy > best[0]:
+        state = model.state_dict(keep_vars=True)
+        return accuracy, {name: tensor.clone() for name, tensor in state.items()}
+    return best
+
+
+@keep_if_better.wrong("after 70%, the second of the pair is not a state of the model")
+def keeps_a_file_name(best, model, accuracy):
+    if best is None or accuracy > best[0]:
+        torch.save(model.state_dict(), "best.pt")
+        return accuracy, "best.pt"
+    return best
+
+
+@keep_if_better.wrong("of two equally good epochs, the earlier one stays")
+def maximum_of_both(best, model, accuracy):
+    new = (accuracy, copy.deepcopy(model.state_dict()))
+    return new if best is None else max(new, best, key=lambda pair: pair[0])
+
+
 # 3 · How large will it be?
 
 optimizer_bytes = Answers("optimizer_bytes", RIGHT, WRONG)
@@ -290,7 +416,7 @@ def with_a_list_of_what_waits(state):
     for value in waiting:
         if isinstance(value, dict):
             waiting.extend(value.values())
-        elif isinstance(value, list):
+        elif isinstance(value, (list, tuple)):
             waiting.extend(value)
         elif isinstance(value, torch.Tensor):
             total += value.numel() * value.element_size()
@@ -363,7 +489,7 @@ def one_parameter(state):
     return tensors_of(state)[0].nbytes
 
 
-@optimizer_bytes.wrong("your function returns nothing: print shows, return hands back")
+@optimizer_bytes.wrong("your function returns nothing: print shows a value, return hands it back")
 def prints_it(state):
     print(end="")
 
@@ -381,12 +507,68 @@ def all_have_nbytes(state):
     return sum(tensor.nbytes for tensor in tensors_of(state))
 
 
-@optimizer_bytes.wrong("too few bytes for LBFGS, which also keeps lists: tensors are in the lists")
+@optimizer_bytes.wrong(
+    "too few bytes for LBFGS, which also keeps lists: the tensors in its lists count"
+)
 def lists_left_out(state):
     return sum(t.nbytes for t in tensors_of(state) if isinstance(t, torch.Tensor))
 
 
-@optimizer_bytes.wrong("too few bytes for SGD with lr=torch.tensor(0.1): this tensor counts, too")
+@optimizer_bytes.wrong("too few bytes for SGD with lr=torch.tensor(0.1): this tensor counts too")
 def parameters_only(state):
     lists = [value if isinstance(value, list) else [value] for value in tensors_of(state)]
     return sum(t.nbytes for values in lists for t in values if isinstance(t, torch.Tensor))
+
+
+@optimizer_bytes.right
+def by_a_pytree(state):
+    leaves = torch.utils._pytree.tree_leaves(state)
+    return sum(leaf.nbytes for leaf in leaves if torch.is_tensor(leaf))
+
+
+@optimizer_bytes.right
+def that_prints_each(state):
+    if isinstance(state, dict):
+        return sum(map(that_prints_each, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(that_prints_each, state))
+    print(type(state))
+    return state.nbytes if torch.is_tensor(state) else 0
+
+
+@optimizer_bytes.wrong("too few bytes for Adam with a tuple of tensors as betas")
+def tuples_left_out(state):
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    values = state.values() if isinstance(state, dict) else state
+    return sum(map(tuples_left_out, values)) if isinstance(state, (dict, list)) else 0
+
+
+@optimizer_bytes.wrong("your function changes the state")
+def emptied_on_the_way(state):
+    total, waiting = 0, [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            while value:
+                waiting.append(value.popitem()[1])
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+        elif isinstance(value, torch.Tensor):
+            total += value.nbytes
+    return total
+
+
+@optimizer_bytes.wrong("too many bytes for SGD with momentum: only tensors count")
+def as_python_counts(state):
+    if isinstance(state, dict):
+        return sum(map(as_python_counts, state.values()))
+    if isinstance(state, (list, tuple)):
+        return sum(map(as_python_counts, state))
+    return state.nbytes if torch.is_tensor(state) else sys.getsizeof(state)
+
+
+@optimizer_bytes.wrong("too few bytes for LBFGS, which also keeps lists")
+def hasattr_nbytes(state):
+    values = [v for s in state["state"].values() for v in s.values()]
+    return sum(v.nbytes for v in values if hasattr(v, "nbytes"))
