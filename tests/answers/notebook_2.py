@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of notebook 2, each wrong one with its hint."""
 
 import contextlib
+import copy
 import pickle
 import re
 
@@ -36,7 +37,7 @@ def told_and_raised_again(path, model):
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise ValueError("can't be loaded") from error
-    return model.eval()
+    return model
 
 
 @load_into_cpu.wrong("for a file from a GPU, your function raises RuntimeError")
@@ -110,7 +111,7 @@ def from_one_gpu(path, model):
     return model
 
 
-@load_into_cpu.wrong("the model is as it was")
+@load_into_cpu.wrong("the model is unchanged: nothing was loaded")
 def reads_and_does_not_load(path, model):
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -120,7 +121,7 @@ def loads_and_returns_nothing(path, model):
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-@load_into_cpu.wrong("something else than the model, of type _IncompatibleKeys")
+@load_into_cpu.wrong("an object of type _IncompatibleKeys, not the model")
 def returns_the_matched_keys(path, model):
     return model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
@@ -128,6 +129,86 @@ def returns_the_matched_keys(path, model):
 @load_into_cpu.wrong("your function raises FileNotFoundError")
 def another_path(path, model):
     model.load_state_dict(load("saved_data/model.pt"))
+    return model
+
+
+@load_into_cpu.right
+def that_prints_the_keys(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    print(*state, sep="\n")
+    print(model.load_state_dict(state))
+    return model
+
+
+@load_into_cpu.right
+def into_a_copy_first(path, model):
+    """Leaves the model as it was if anything is wrong."""
+    state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    copy.deepcopy(model).load_state_dict(state)
+    model.load_state_dict(state)
+    return model
+
+
+@load_into_cpu.wrong("a file with an extra layer does not fit")
+def missing_keys_only(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if model.load_state_dict(state, strict=False).missing_keys:
+        raise ValueError("something is missing")
+    return model
+
+
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+def copied_one_by_one(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.keys() != model.state_dict().keys():
+        raise ValueError("other names")
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(state[name])
+    return model
+
+
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+def data_exchanged(path, model):
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    own = model.state_dict(keep_vars=True)
+    if set(state) != set(own):
+        raise ValueError("other names")
+    for name in own:
+        own[name].data = state[name]
+    return model
+
+
+@load_into_cpu.wrong("your function freezes a part of the model")
+def frozen(path, model):
+    return SOLVED["load_into_cpu"](path, model).requires_grad_(False)
+
+
+@load_into_cpu.wrong("your function puts the model into a different mode")
+def ready_to_predict(path, model):
+    return SOLVED["load_into_cpu"](path, model).eval()
+
+
+@load_into_cpu.wrong("weights_only=False can run code, even if you have looked for some first")
+def looks_before_it_runs_code(path, model):
+    if torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        raise ValueError("this file is not safe")
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False))
+    return model
+
+
+@load_into_cpu.wrong("the model is unchanged: nothing was loaded")
+def returns_a_loaded_copy(path, model):
+    return SOLVED["load_into_cpu"](path, copy.deepcopy(model))
+
+
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+def what_has_the_right_shape(path, model):
+    own = model.state_dict()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.keys() != own.keys():
+        raise ValueError("other names")
+    state = {name: t for name, t in state.items() if t.shape == own[name].shape}
+    model.load_state_dict(state, strict=False)
     return model
 
 
@@ -165,7 +246,7 @@ def first_group_only(path, optimizer, learning_rate):
     optimizer.param_groups[0]["lr"] = learning_rate
 
 
-@resume_slower.wrong("the optimizer that your function was given is as it was")
+@resume_slower.wrong("the optimizer that your function was given is unchanged")
 def a_new_optimizer(path, optimizer, learning_rate):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
@@ -242,6 +323,83 @@ def writes_the_file(path, optimizer, learning_rate):
 @resume_slower.wrong("your function raises FileNotFoundError")
 def a_file_of_the_notebook(path, optimizer, learning_rate):
     SOLVED["resume_slower"]("optimizer.pt", optimizer, learning_rate)
+
+
+@resume_slower.right
+def rate_by_a_new_dict(path, optimizer, learning_rate):
+    """Builds a new state, and prints what it does."""
+    saved = load(path)
+    groups = [{**group, "lr": learning_rate} for group in saved["param_groups"]]
+    print("continuing at", learning_rate)
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+@resume_slower.right
+def by_a_hook_that_goes_away(path, optimizer, learning_rate):
+    def set_rate(optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    handle = optimizer.register_load_state_dict_post_hook(set_rate)
+    optimizer.load_state_dict(load(path))
+    handle.remove()
+
+
+@resume_slower.wrong("for Adam, your function raises KeyError: 'momentum_buffer'")
+def momentum_by_hand(path, optimizer, learning_rate):
+    saved = load(path)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, state in zip(parameters, saved["state"].values(), strict=True):
+        optimizer.state[p]["momentum_buffer"] = state["momentum_buffer"]
+    for group, other in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({n: v for n, v in other.items() if n != "params"}, lr=learning_rate)
+
+
+@resume_slower.wrong("for Adam, the optimizer's state is not that of the file")
+def momentum_if_there_is_one(path, optimizer, learning_rate):
+    saved = load(path)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, state in zip(parameters, saved["state"].values(), strict=True):
+        if "momentum_buffer" in state:
+            optimizer.state[p]["momentum_buffer"] = state["momentum_buffer"]
+    for group, other in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({n: v for n, v in other.items() if n != "params"}, lr=learning_rate)
+
+
+@resume_slower.wrong("the rate is fixed for good")
+def rate_before_every_step(path, optimizer, learning_rate):
+    def set_rate(*_):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    optimizer.load_state_dict(load(path))
+    set_rate()
+    optimizer.register_step_pre_hook(set_rate)
+
+
+@resume_slower.wrong("your function has changed what a later load_state_dict does")
+def rate_after_every_load(path, optimizer, learning_rate):
+    def set_rate(optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    optimizer.register_load_state_dict_post_hook(set_rate)
+    optimizer.load_state_dict(load(path))
+
+
+@resume_slower.wrong("initial_lr was 0.3 and is 0.02: only the rate should change")
+def initial_rate_too(path, optimizer, learning_rate):
+    optimizer.load_state_dict(load(path))
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = learning_rate
+
+
+@resume_slower.wrong("the momentum is loaded, but the rate is not the new one")
+def in_proportion(path, optimizer, learning_rate):
+    optimizer.load_state_dict(load(path))
+    factor = learning_rate / optimizer.param_groups[0]["lr"]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
 
 
 # 3 · A layer has a new name.
@@ -362,15 +520,54 @@ def fills_gaps(state, model, old, new):
     model.load_state_dict({**model.state_dict(), **renamed(state, old, new)})
 
 
-@load_renamed.wrong("your function changes the dict it was given")
+@load_renamed.wrong("your function changes the dict that it was given")
 def zeroes_the_old_one(state, model, old, new):
     model.load_state_dict(renamed(state, old, new))
     next(iter(state.values())).zero_()
 
 
-@load_renamed.wrong("your function changes the dict it was given")
+@load_renamed.wrong("your function changes the dict that it was given")
 def renames_in_place(state, model, old, new):
     for name in list(state):
         if name.startswith(f"{old}."):
             state[name.replace(old, new, 1)] = state.pop(name)
     model.load_state_dict(state)
+
+
+@load_renamed.right
+def with_a_hook_that_goes_away(state, model, old, new):
+    def rename(module, incoming, *_):
+        for name in [name for name in incoming if name.startswith(f"{old}.")]:
+            incoming[new + name.removeprefix(old)] = incoming.pop(name)
+
+    handle = model.register_load_state_dict_pre_hook(rename)
+    try:
+        model.load_state_dict(state)
+    finally:
+        handle.remove()
+
+
+@load_renamed.wrong("the model and `state` now share tensors")
+def assigned(state, model, old, new):
+    model.load_state_dict(renamed(state, old, new), assign=True)
+
+
+@load_renamed.wrong("your function has changed what a later load_state_dict of the model does")
+def with_a_hook_that_stays(state, model, old, new):
+    def rename(module, incoming, *_):
+        for name in [name for name in incoming if name.startswith(f"{old}.")]:
+            incoming[new + name.removeprefix(old)] = incoming.pop(name)
+
+    model.register_load_state_dict_pre_hook(rename)
+    model.load_state_dict(state)
+
+
+@load_renamed.wrong("right, but a state with an extra tensor loads as well")
+def missing_only(state, model, old, new):
+    if model.load_state_dict(renamed(state, old, new), strict=False).missing_keys:
+        raise KeyError("a tensor is missing")
+
+
+@load_renamed.wrong("Do these names belong to the module that loads them?")
+def by_a_pattern_with_a_wild_dot(state, model, old, new):
+    model.load_state_dict({re.sub(rf"\b{old}.", f"{new}.", n): t for n, t in state.items()})
