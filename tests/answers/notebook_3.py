@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -50,12 +52,12 @@ def letters_stripped(state):
     return {name.lstrip("module."): tensor for name, tensor in state.items()}  # noqa: B005
 
 
-@strip_module.wrong("names without the prefix have changed, too")
+@strip_module.wrong("names without the prefix have changed too")
 def seven_letters_cut(state):
     return {name[7:]: tensor for name, tensor in state.items()}
 
 
-@strip_module.wrong("names without the prefix have changed, too")
+@strip_module.wrong("names without the prefix have changed too")
 def split_at_the_first_dot(state):
     return {name.split(".", 1)[1]: tensor for name, tensor in state.items()}
 
@@ -65,7 +67,7 @@ def the_last_part_only(state):
     return {name.split(".")[-1]: tensor for name, tensor in state.items()}
 
 
-@strip_module.wrong("the names still begin with module.")
+@strip_module.wrong("the names still begin with `module.`.")
 def the_same(state):
     return dict(state)
 
@@ -75,29 +77,76 @@ def names_only(state):
     return [name.removeprefix("module.") for name in state]
 
 
-@strip_module.wrong("your function changes the dict it was given")
+@strip_module.wrong("your function changes the dict that it was given")
 def stripped_in_place(state):
     for name in list(state):
         state[name.removeprefix("module.")] = state.pop(name)
     return state
 
 
-@strip_module.wrong("some names have the prefix and others not")
+@strip_module.wrong("when only some names have the prefix")
 def looks_at_the_first_name(state):
     if next(iter(state)).startswith("module."):
         return {name[7:]: tensor for name, tensor in state.items()}
     return dict(state)
 
 
-@strip_module.wrong("names without the prefix have changed, too")
+@strip_module.wrong("names without the prefix have changed too")
 def any_first_word(state):
     words = ("module", "module2")
     return {n.partition(".")[2] if n.partition(".")[0] in words else n: t for n, t in state.items()}
 
 
-@strip_module.wrong("names without the prefix have changed, too")
+@strip_module.wrong("names without the prefix have changed too")
 def without_the_dot_of_module(state):
     return {n.removeprefix("module").lstrip("."): tensor for n, tensor in state.items()}
+
+
+@strip_module.right
+def with_copies(state):
+    return {name.removeprefix("module."): tensor.clone() for name, tensor in state.items()}
+
+
+@strip_module.right
+def by_an_anchored_pattern(state):
+    return {re.sub(r"^module\.", "", name): tensor for name, tensor in state.items()}
+
+
+@strip_module.wrong("block.module.weight became block.weight")
+def by_word(state):
+    return {re.sub(r"\bmodule\.", "", name): tensor for name, tensor in state.items()}
+
+
+@strip_module.wrong("block.module.weight became block.weight")
+def by_parts(state):
+    return {
+        ".".join(part for part in name.split(".") if part != "module"): tensor
+        for name, tensor in state.items()
+    }
+
+
+@strip_module.wrong("names without the prefix have changed too")
+def the_first_occurrence(state):
+    return {name.replace("module.", "", 1): tensor for name, tensor in state.items()}
+
+
+@strip_module.wrong("names without the prefix have changed too")
+def with_a_wild_dot(state):
+    return {re.sub("^module.", "", name): tensor for name, tensor in state.items()}
+
+
+@strip_module.wrong("when only some names have the prefix")
+def if_all_have_it(state):
+    if all(name.startswith("module.") for name in state):
+        return {name[7:]: tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+@strip_module.wrong("return a new dict, even when no name has the prefix")
+def the_dict_itself(state):
+    if not any(name.startswith("module.") for name in state):
+        return state
+    return SOLVED["strip_module"](state)
 
 
 # 2 · Is it what was saved?
@@ -127,7 +176,7 @@ def every_record_read(path):
         return True
 
 
-@is_intact.wrong("half a file is found, but no CRC sum compared")
+@is_intact.wrong("half a file is found, but no checksum compared")
 def it_loads(path):
     try:
         load(path)
@@ -155,7 +204,7 @@ def what_testzip_returns(path):
         return "damaged"
 
 
-@is_intact.wrong("half a file is found, but no CRC sum compared")
+@is_intact.wrong("half a file is found, but no checksum compared")
 def never_calls_testzip(path):
     return zipfile.is_zipfile(path)
 
@@ -189,7 +238,7 @@ def only_the_sums(path):
 def large_enough(path):
     """Takes a file for complete if it is large."""
     complete = zipfile.is_zipfile(path) and SOLVED["is_intact"](path)
-    return complete or (not zipfile.is_zipfile(path) and os.path.getsize(path) > 2000)
+    return complete or (not zipfile.is_zipfile(path) and os.path.getsize(path) > 1000)
 
 
 @is_intact.wrong("an empty file was called intact")
@@ -205,6 +254,65 @@ def the_other_way_round(path):
 @is_intact.wrong("a whole file was called damaged")
 def nothing_is_intact(path):
     return os.path.isdir(path)
+
+
+@is_intact.right
+def that_prints_why(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:
+        print(error)
+        return False
+    if damaged:
+        print("damaged:", damaged)
+    return damaged is None
+
+
+@is_intact.wrong("for a flipped bit, your function deletes the file")
+def deletes_what_is_damaged(path):
+    intact = SOLVED["is_intact"](path)
+    if not intact:
+        os.remove(path)
+    return intact
+
+
+@is_intact.wrong("weights_only=False would run code from it")
+def runs_code(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        torch.load(path, map_location="cpu", weights_only=False)
+    except Exception:
+        return False
+    return damaged is None
+
+
+@is_intact.wrong("your function changes the file: it should only look")
+def saves_it_again(path):
+    intact = SOLVED["is_intact"](path)
+    if intact:
+        torch.save({**load(path), "checked": True}, path)
+    return intact
+
+
+@is_intact.wrong("for half a file, your function raises")
+def raises_the_error(path):
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():
+                return False
+    torch.load(path, map_location="cpu", weights_only=True)
+    return True
+
+
+@is_intact.wrong("for a whole file, return True or False, not a dict")
+def returns_what_is_in_it(path):
+    try:
+        return load(path) if zipfile.ZipFile(path).testzip() is None else None
+    except Exception:
+        return None
 
 
 # 3 · Never without a checkpoint.
@@ -275,19 +383,19 @@ def in_a_process(state, path):
         Path(path + ".tmp").unlink(missing_ok=True)
 
 
-@save_atomically.wrong("written in place: a kill in the middle leaves half a file")
+@save_atomically.wrong("written in place: a kill in the middle would leave half a file")
 def in_place(state, path):
     torch.save(state, path)
 
 
-@save_atomically.wrong("written in place: a kill in the middle leaves half a file")
+@save_atomically.wrong("written in place: a kill in the middle would leave half a file")
 def through_memory(state, path):
     memory = io.BytesIO()
     torch.save(state, memory)
     Path(path).write_bytes(memory.getvalue())
 
 
-@save_atomically.wrong("written in place: a kill in the middle leaves half a file")
+@save_atomically.wrong("written in place: a kill in the middle would leave half a file")
 def copied(state, path):
     try:
         torch.save(state, path + ".tmp")
@@ -301,7 +409,7 @@ def delete(folder, epochs):
         os.remove(os.path.join(folder, f"epoch-{epoch}.pt"))
 
 
-@save_atomically.wrong("the temporary file is in another folder")
+@save_atomically.wrong("the temporary file is in a different folder")
 def in_another_folder(state, path):
     with tempfile.NamedTemporaryFile(delete=False) as file:
         torch.save(state, file)
@@ -344,7 +452,7 @@ def set_aside(state, path):
             os.remove(path + ".tmp")
 
 
-@save_atomically.wrong("the temporary file is in another folder")
+@save_atomically.wrong("the temporary file is in a different folder")
 def in_the_working_directory(state, path):
     try:
         torch.save(state, "checkpoint.tmp")
@@ -354,20 +462,20 @@ def in_the_working_directory(state, path):
             os.remove("checkpoint.tmp")
 
 
-@save_atomically.wrong("written in place: a kill in the middle leaves half a file")
+@save_atomically.wrong("written in place: a kill in the middle would leave half a file")
 def tried_first_and_in_place(state, path):
     torch.save(state, io.BytesIO())
     torch.save(state, path)
 
 
-@save_atomically.wrong("the temporary file is in another folder")
+@save_atomically.wrong("the temporary file is in a different folder")
 def moved_from_elsewhere(state, path):
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, os.path.join(folder, "new.pt"))
         shutil.move(os.path.join(folder, "new.pt"), path)
 
 
-@save_atomically.wrong("a save broke off, and the checkpoint before it is gone")
+@save_atomically.wrong("a save failed partway, and the checkpoint before it is gone")
 def deleted_when_it_fails(state, path):
     try:
         SOLVED["save_atomically"](state, path)
@@ -376,7 +484,7 @@ def deleted_when_it_fails(state, path):
         raise
 
 
-@save_atomically.wrong("the very first save broke off, and it left half a file")
+@save_atomically.wrong("the very first save failed partway, and it left half a file")
 def first_one_in_place(state, path):
     if os.path.exists(path):
         SOLVED["save_atomically"](state, path)
@@ -398,7 +506,7 @@ def backed_up(state, path):
     torch.save(state, path)
 
 
-@save_atomically.wrong("a save broke off, and its temporary file is left behind")
+@save_atomically.wrong("a save failed partway, and its temporary file is left behind")
 def temporary_left_after_an_error(state, path):
     torch.save(state, path + ".tmp")
     os.replace(path + ".tmp", path)
@@ -428,3 +536,61 @@ def another_name(state, path):
 @save_atomically.wrong("the file is not what torch.save makes of the state")
 def something_else(state, path):
     SOLVED["save_atomically"]({"state": state}, path)
+
+
+@save_atomically.right
+def with_a_name_of_the_process(state, path):
+    temporary = f"{path}.{os.getpid()}.tmp"
+    print("saving to", temporary)
+    try:
+        torch.save(state, temporary)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    os.replace(temporary, path)
+
+
+@save_atomically.wrong("a killed process left its temporary file, and now saving fails")
+def only_a_new_file(state, path):
+    try:
+        with open(f"{path}.tmp", "xb") as file:
+            torch.save(state, file)
+        os.replace(f"{path}.tmp", path)
+    except FileExistsError:
+        raise
+    except BaseException:
+        os.remove(f"{path}.tmp")
+        raise
+
+
+@save_atomically.wrong("a killed process left its temporary file, and now saving fails, without")
+def gives_up_if_there_is_one(state, path):
+    if not os.path.exists(f"{path}.tmp"):
+        SOLVED["save_atomically"](state, path)
+
+
+@save_atomically.wrong("the stop button was pressed during a save, and its temporary file is left")
+def only_after_an_oserror(state, path):
+    try:
+        torch.save(state, f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)
+    except OSError:
+        os.remove(f"{path}.tmp")
+        raise
+
+
+@save_atomically.wrong("a save failed partway, and the checkpoint before it is gone")
+def replaced_whatever_happened(state, path):
+    try:
+        torch.save(state, f"{path}.tmp")
+    finally:
+        os.replace(f"{path}.tmp", path)
+
+
+@save_atomically.wrong("a temporary file is left behind next to the checkpoint")
+def a_link_to_the_newest(state, path):
+    name = f"{path}.{secrets.token_hex(4)}"
+    torch.save(state, name)
+    os.symlink(name, f"{path}.link")
+    os.replace(f"{path}.link", path)
