@@ -33,7 +33,7 @@ def parameters_times(model, copies):
     return (1 + copies) * sum(p.nbytes for p in model.parameters())
 
 
-@checkpoint_bytes.wrong("an optimizer keeps something for parameters, and not for buffers")
+@checkpoint_bytes.wrong("an optimizer keeps tensors for parameters, not for buffers")
 def state_times(model, copies):
     return (1 + copies) * sum(t.nbytes for t in model.state_dict().values())
 
@@ -84,12 +84,44 @@ def frozen_thrown_out(model, copies):
     return SOLVED["checkpoint_bytes"](model, copies)
 
 
+@checkpoint_bytes.right
+def on_the_meta_device(model, copies):
+    """Lets PyTorch count, with an optimizer's tensors that have shapes only."""
+    sizes = [torch.empty_like(t, device="meta").nbytes for t in model.state_dict().values()]
+    kept = [p.nbytes for p in model.parameters() if p.requires_grad] * copies
+    print(len(sizes), "tensors and", len(kept), "copies")
+    return sum(sizes + kept)
+
+
+@checkpoint_bytes.wrong("for Adam with a model in float64, it is")
+def copies_in_float32(model, copies):
+    kept = copies * sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    return sum(t.nbytes for t in model.state_dict().values()) + kept
+
+
+@checkpoint_bytes.wrong("it keeps nothing for frozen parameters")
+def frozen_by_their_mode(model, copies):
+    kept = copies * sum(p.nbytes for p in model.parameters() if model.training)
+    return sum(t.nbytes for t in model.state_dict().values()) + kept
+
+
+@checkpoint_bytes.wrong("for SGD with momentum, it is")
+def only_what_has_a_gradient(model, copies):
+    kept = copies * sum(p.nbytes for p in model.parameters() if p.grad is not None)
+    return sum(t.nbytes for t in model.state_dict().values()) + kept
+
+
+@checkpoint_bytes.wrong("your function returns nothing")
+def prints_megabytes(model, copies):
+    print(f"{SOLVED['checkpoint_bytes'](model, copies) / 1e6:.1f} MB")
+
+
 # 2 · Half of it, where it fits.
 
 to_half = Answers("to_half", RIGHT, WRONG)
 
 
-@to_half.right
+@to_half.wrong("nothing in nearly_too_large becomes infinite in float16")
 def by_the_largest(state):
     def fits(t):
         return t.is_floating_point() and t.abs().max() <= torch.finfo(torch.float16).max
@@ -103,7 +135,7 @@ def by_what_stays_finite(state):
     return {n: t if t.isfinite().all() else state[n] for n, t in halved.items()}
 
 
-@to_half.wrong("counter is no floating-point tensor")
+@to_half.wrong("counter is not a floating-point tensor")
 def halved_whatever_it_is(state):
     return {name: tensor.half() for name, tensor in state.items()}
 
@@ -113,7 +145,7 @@ def halved_if_floating_point(state):
     return {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
 
 
-@to_half.wrong("weight has numbers that fit into float16, but it is torch.float32")
+@to_half.wrong("nothing in weight becomes infinite in float16, but it is torch.float32")
 def all_or_nothing(state):
     halved = halved_if_floating_point(state)
     return dict(state) if any(t.isinf().any() for t in halved.values()) else halved
@@ -134,7 +166,7 @@ def clamped(state):
     }
 
 
-@to_half.wrong("double has numbers that fit into float16, but it is torch.float64")
+@to_half.wrong("nothing in double becomes infinite in float16, but it is torch.float64")
 def only_float32(state):
     def fits(t):
         return t.dtype == torch.float32 and not t.half().isinf().any()
@@ -142,12 +174,12 @@ def only_float32(state):
     return {name: t.half() if fits(t) else t for name, t in state.items()}
 
 
-@to_half.wrong("weight has numbers that fit into float16, but it is torch.bfloat16")
+@to_half.wrong("nothing in weight becomes infinite in float16, but it is torch.bfloat16")
 def in_bfloat16(state):
     return {n: t.bfloat16() if t.is_floating_point() else t for n, t in state.items()}
 
 
-@to_half.wrong("weight has not the numbers that half() makes of it")
+@to_half.wrong("weight doesn't have the numbers that half() makes of it")
 def rounded_twice(state):
     return {
         name: state[name].bfloat16().half() if tensor.dtype == torch.float16 else tensor
@@ -155,12 +187,12 @@ def rounded_twice(state):
     }
 
 
-@to_half.wrong("weight has numbers that fit into float16, but it is torch.float32")
+@to_half.wrong("nothing in weight becomes infinite in float16, but it is torch.float32")
 def rounded_only(state):
     return {n: t.half().to(t.dtype) if t.is_floating_point() else t for n, t in state.items()}
 
 
-@to_half.wrong("your function changes the tensors it was given")
+@to_half.wrong("your function changes the tensors that it was given")
 def halved_in_place(state):
     state.update(SOLVED["to_half"](state))
     return state
@@ -169,6 +201,66 @@ def halved_in_place(state):
 @to_half.wrong("the names of the answer are not those of the state")
 def what_fits(state):
     return {n: t for n, t in SOLVED["to_half"](state).items() if t.dtype == torch.float16}
+
+
+@to_half.right
+def with_copies_of_the_rest(state):
+    """Compares what is infinite before and after, and copies what stays as it is."""
+    result = {}
+    for name, tensor in state.items():
+        half = tensor.to(torch.float16)
+        overflows = torch.isinf(half).sum() > torch.isinf(tensor).sum()
+        keep = overflows or tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16)
+        result[name] = tensor.clone() if keep else half
+        print(name, result[name].dtype)
+    return result
+
+
+@to_half.wrong(
+    "nothing in nearly_too_large becomes infinite in float16 (65,510 is rounded to 65,504)"
+)
+def by_the_largest_if_any(state):
+    def fits(t):
+        return t.is_floating_point() and (not t.numel() or t.abs().max() <= 65504)
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("nothing in brain_float becomes infinite in float16, but it is torch.bfloat16")
+def two_types_only(state):
+    def fits(t):
+        return t.dtype in (torch.float32, torch.float64) and not t.half().isinf().any()
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("too_large does not fit into float16: keep it as it is")
+def without_infinities(state):
+    return {n: torch.nan_to_num(t.half()) if t.is_floating_point() else t for n, t in state.items()}
+
+
+@to_half.wrong("a number in too_large has become infinite: float16 ends at 65,504")
+def all_are_not_infinite(state):
+    def fits(t):
+        return t.is_floating_point() and not t.half().isinf().all()
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("for a tensor without elements, your function raises RuntimeError: max()")
+def by_the_largest_half(state):
+    def fits(t):
+        return t.is_floating_point() and t.half().abs().max() <= 65504
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
+
+
+@to_half.wrong("nothing in a tensor without elements becomes infinite")
+def if_any_is_finite(state):
+    def fits(t):
+        return t.is_floating_point() and t.half().isfinite().any() and not t.half().isinf().any()
+
+    return {name: t.half() if fits(t) else t for name, t in state.items()}
 
 
 # 3 · Only the newest.
@@ -247,13 +339,13 @@ def counted_from_the_end(state, folder, epoch, keep):
     delete(folder, epochs[: len(epochs) - keep])
 
 
-@save_newest.wrong("a save broke off, and the checkpoint before it is gone")
+@save_newest.wrong("a save failed partway, and the checkpoint before it is gone")
 def deleted_before(state, folder, epoch, keep):
     delete(folder, sorted({*epochs_in(folder), epoch})[:-keep])
     keeps_all(state, folder, epoch, keep)
 
 
-@save_newest.wrong("best.pt is no checkpoint of an epoch, and it is gone")
+@save_newest.wrong("best.pt is not a checkpoint of an epoch, and it is gone")
 def everything_else(state, folder, epoch, keep):
     SOLVED["save_newest"](state, folder, epoch, keep)
     for name in os.listdir(folder):
@@ -285,3 +377,61 @@ def error_of_saving_kept(state, folder, epoch, keep):
     except Exception:
         return
     delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+@save_newest.right
+def with_temporary_files(state, folder, epoch, keep):
+    path = os.path.join(folder, f"epoch-{epoch}.pt")
+    try:
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+    except BaseException:
+        os.remove(path + ".tmp")
+        raise
+    for old in sorted(epochs_in(folder), reverse=True)[keep:]:
+        print("deleting epoch", old)
+        delete(folder, [old])
+
+
+@save_newest.wrong("a save failed partway, and left half a file: epoch-102.pt")
+def in_place(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+@save_newest.wrong("saving epoch 103 again failed partway, and the checkpoint before it is gone")
+def deleted_if_it_fails(state, folder, epoch, keep):
+    try:
+        keeps_all(state, folder, epoch, keep)
+    except BaseException:
+        delete(folder, [epoch])
+        raise
+    delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+@save_newest.wrong("saving epoch 103 again failed partway, and its old file is damaged")
+def deleted_if_it_is_new(state, folder, epoch, keep):
+    new = epoch not in epochs_in(folder)
+    try:
+        keeps_all(state, folder, epoch, keep)
+    except BaseException:
+        if new:
+            delete(folder, [epoch])
+        raise
+    delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+@save_newest.wrong("a save failed partway, and left half a file: epoch-102.pt.tmp")
+def with_a_leftover(state, folder, epoch, keep):
+    path = os.path.join(folder, f"epoch-{epoch}.pt")
+    torch.save(state, path + ".tmp")
+    os.replace(path + ".tmp", path)
+    delete(folder, sorted(epochs_in(folder))[:-keep])
+
+
+@save_newest.wrong("with keep=3, epoch-1.pt should still be there")
+def found_anywhere_in_the_name(state, folder, epoch, keep):
+    keeps_all(state, folder, epoch, keep)
+    found = [(re.search(r"epoch-(\d+)\.pt", name), name) for name in os.listdir(folder)]
+    for _, name in sorted((int(m[1]), name) for m, name in found if m)[:-keep]:
+        os.remove(os.path.join(folder, name))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import exercises
+from helper.atomic import atomic_file
 from tools.course import list_lessons
 from tools.make_exercises import SOLUTIONS, is_exercise, without_solution
 
@@ -28,7 +29,8 @@ MODULES = (hashlib, io, json, os, re, subprocess, sys, torch, zipfile)
 
 def functions(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
-    namespace = {module.__name__: module for module in MODULES} | {"np": np, "Path": Path}
+    namespace = {module.__name__: module for module in MODULES} | {"np": np}
+    namespace |= {"Path": Path, "atomic_file": atomic_file}
     for lesson in list_lessons(SOLUTIONS):
         for cell in nbformat.read(lesson.path, as_version=4).cells:
             if is_exercise(cell) and cell.source.startswith("def "):
