@@ -50,8 +50,9 @@ def exercise(check):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 line = try_out(check, answer, name)
-            first = textwrap.shorten(printed.getvalue().strip().partition("\n")[0], 40)
-            print(f"{line} (It printed: {first})" if first and line.startswith("✗") else line)
+            if line.startswith("✗") and (first := printed.getvalue().strip().partition("\n")[0]):
+                line += f" (It printed: {first[:40]}{'...' * (len(first) > 40)})"
+            print(line)
         else:
             print(f"✗ give the check the function {name} itself, without calling it.")
 

@@ -1,6 +1,10 @@
 """Right and wrong answers to the exercises of notebook 5, each wrong one with its hint."""
 
+import copy
 import json
+import mmap
+import struct
+from pathlib import Path
 
 import torch
 
@@ -15,7 +19,7 @@ RIGHT, WRONG = {}, {}
 load_lean = Answers("load_lean", RIGHT, WRONG)
 
 
-@load_lean.right
+@load_lean.wrong("to_empty takes memory for a second copy of the model")
 def filled_memory(path, make_model):
     with torch.device("meta"):
         model = make_model()
@@ -58,7 +62,8 @@ def meta_without_assign(path, make_model):
 @load_lean.wrong("0.weight is torch.float16, but make_model makes it torch.float32")
 def types_of_the_file(path, make_model):
     model = on_meta(path, make_model)
-    model.load_state_dict(load(path), assign=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state, assign=True)
     return model
 
 
@@ -70,7 +75,8 @@ def all_in_float32(path, make_model):
 @load_lean.wrong("1.num_batches_tracked is torch.float32, but")
 def state_in_float32(path, make_model):
     model = on_meta(path, make_model)
-    state = {name: tensor.float() for name, tensor in load(path).items()}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: tensor.float() for name, tensor in state.items()}
     model.load_state_dict(state, assign=True)
     return model
 
@@ -101,8 +107,11 @@ def empty_memory(path, make_model):
 
 @load_lean.wrong("a file without 0.bias is loaded without an error")
 def lean_but_not_strict(path, make_model):
-    model = on_meta(path, make_model).to_empty(device="cpu")
-    model.load_state_dict(load(path), strict=False)
+    model = on_meta(path, make_model)
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: tensor.to(types[name]) for name, tensor in state.items()}
+    model.load_state_dict(state, strict=False, assign=True)
     return model
 
 
@@ -119,6 +128,62 @@ def in_a_model_around_it(path, make_model):
 @load_lean.wrong("the model has lost parameters")
 def no_parameters(path, make_model):
     return SOLVED["load_lean"](path, make_model).requires_grad_(False)
+
+
+@load_lean.right
+def in_the_type_of_each_part(path, make_model):
+    """Converts the model after loading it: a tensor at a time, by its own type."""
+    with torch.device("meta"):
+        model = make_model()
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    state = torch.load(path, map_location=torch.device("cpu"), mmap=True)
+    print(len(state), "tensors")
+    for name in list(state):
+        state[name] = state[name].type(types[name])
+    print(model.load_state_dict(state, assign=True))
+    return model
+
+
+@load_lean.wrong("weights_only=False would run code from the file")
+def runs_code(path, make_model):
+    model = on_meta(path, make_model)
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    for name, tensor in model.state_dict().items():
+        if torch.is_tensor(state[name]):
+            state[name] = state[name].to(tensor.dtype)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+@load_lean.wrong(
+    "for a file in float16, saved on a GPU, your function raises RuntimeError: Attempt"
+)
+def wherever_it_was_saved(path, make_model):
+    model = on_meta(path, make_model)
+    state = load(path)
+    for name, tensor in model.state_dict().items():
+        state[name] = state[name].to(tensor.dtype)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+@load_lean.wrong("1.running_mean is torch.float16, but make_model makes it torch.float32")
+def parameters_only(path, make_model):
+    model = on_meta(path, make_model)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, parameter in model.named_parameters():
+        state[name] = state[name].to(parameter.dtype)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+@load_lean.wrong("2.weight is torch.float32, but make_model makes it torch.float64")
+def floats_in_float32(path, make_model):
+    model = on_meta(path, make_model)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    model.load_state_dict(state, assign=True)
+    return model
 
 
 # 2 · Look before you load.
@@ -184,19 +249,73 @@ def names_of_tensors(path):
     return list(SOLVED["shapes_in"](path))
 
 
+@shapes_in.right
+def with_struct(path):
+    with open(path, "rb", buffering=0) as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length).decode("utf-8"))
+    print(header)
+    return {k: tuple(v["shape"]) for k, v in header.items() if not k.startswith("__")}
+
+
+@shapes_in.right
+def with_a_mapped_file(path):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        length = int.from_bytes(mapped[:8], "little")
+        header = json.loads(mapped[8 : 8 + length])
+    return {name: header[name]["shape"] for name in header if name != "__metadata__"}
+
+
+@shapes_in.wrong("your function reads the tensors too")
+def reads_all_of_it(path):
+    with open(path, "rb") as file:
+        content = file.read()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return {name: header[name]["shape"] for name in header if name != "__metadata__"}
+
+
+@shapes_in.wrong("your function reads the tensors too")
+def reads_all_bytes(path):
+    content = Path(path).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {name: header[name]["shape"] for name in header if name != "__metadata__"}
+
+
+@shapes_in.wrong("whose tensors are still being downloaded, your function raises")
+def with_the_library(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+@shapes_in.wrong("dense.bias: return only the shape of each tensor, a list or tuple")
+def as_text(path):
+    return {name: str(shape) for name, shape in SOLVED["shapes_in"](path).items()}
+
+
+@shapes_in.wrong("the names should be dense.weight, dense.bias, n")
+def scalars_left_out(path):
+    return {name: shape for name, shape in SOLVED["shapes_in"](path).items() if shape}
+
+
 # 3 · All layers but one.
 
 take_over = Answers("take_over", RIGHT, WRONG)
 
 
-@take_over.right
+@take_over.wrong("for a state without features.bias, raise a ValueError; yours raises RuntimeError")
 def own_head_filled_in(state, model, head):
     own = {n: t for n, t in model.state_dict().items() if n.startswith(head + ".")}
     others = {n: t for n, t in state.items() if not n.startswith(head + ".")}
+    copy.deepcopy(model).load_state_dict({**others, **own})
     model.load_state_dict({**others, **own})
 
 
-@take_over.right
+@take_over.wrong(
+    "for a state without features.bias, raise a ValueError; yours raises AssertionError"
+)
 def compared_before(state, model, head):
     names = {n for n in state if not n.startswith(head + ".")}
     own = {n for n in model.state_dict() if not n.startswith(head + ".")}
@@ -222,12 +341,12 @@ def body_not_strict(state, model, head):
     model.load_state_dict(body, strict=False)
 
 
-@take_over.wrong("a state with an extra layer is accepted")
+@take_over.wrong("a state without features.bias is refused, but after a part of it was loaded")
 def missing_only(state, model, head):
     body = {name: state[name] for name in state if not name.startswith(f"{head}.")}
     result = model.load_state_dict(body, strict=False)
-    if [name for name in result.missing_keys if not name.startswith(f"{head}.")]:
-        raise ValueError
+    if missing := [name for name in result.missing_keys if not name.startswith(f"{head}.")]:
+        raise ValueError(f"{missing} are missing")
 
 
 @take_over.wrong("a state without features.bias is accepted")
@@ -250,8 +369,67 @@ def strict_as_ever(state, model, head):
     model.load_state_dict({name: state[name] for name in state if not name.startswith(f"{head}.")})
 
 
-@take_over.wrong("your function changes the dict it was given")
+@take_over.wrong("your function changes the dict that it was given")
 def takes_from_the_dict(state, model, head):
     for name in [name for name in state if name.startswith(f"{head}.")]:
         del state[name]
     SOLVED["take_over"](state, model, head)
+
+
+@take_over.right
+def one_error_for_each_name(state, model, head):
+    prefix = f"{head}."
+    own = [name for name in model.state_dict() if not name.startswith(prefix)]
+    for name in own:
+        if name not in state:
+            raise ValueError(f"{name} is missing")
+    for name in state:
+        if not name.startswith(prefix) and name not in own:
+            raise ValueError(f"{name} is unexpected")
+    print(model.load_state_dict({name: state[name] for name in own}, strict=False))
+
+
+@take_over.right
+def tried_on_a_copy(state, model, head):
+    own = {n: t for n, t in model.state_dict().items() if n.startswith(head + ".")}
+    others = {n: t for n, t in state.items() if not n.startswith(head + ".")}
+    try:
+        copy.deepcopy(model).load_state_dict({**others, **own})
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    model.load_state_dict({**others, **own})
+
+
+@take_over.wrong("a state without features.bias is refused, but after a part of it was loaded")
+def loaded_and_then_refused(state, model, head):
+    others = {name: state[name] for name in state if not name.startswith(f"{head}.")}
+    result = model.load_state_dict(others, strict=False)
+    missing = [name for name in result.missing_keys if not name.startswith(f"{head}.")]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"missing: {missing}, unexpected: {result.unexpected_keys}")
+
+
+@take_over.wrong(
+    "for a state without features.bias, raise a ValueError; yours raises AssertionError"
+)
+def asserts(state, model, head):
+    others = {name: state[name] for name in state if not name.startswith(f"{head}.")}
+    result = model.load_state_dict(others, strict=False)
+    assert not result.unexpected_keys
+    assert all(name.startswith(f"{head}.") for name in result.missing_keys)
+
+
+@take_over.wrong("for a state without features.bias, the error doesn't name features.bias")
+def refuses_without_a_name(state, model, head):
+    names = {name for name in state if not name.startswith(f"{head}.")}
+    if names != {name for name in model.state_dict() if not name.startswith(f"{head}.")}:
+        raise ValueError("the state doesn't fit")
+    SOLVED["take_over"](state, model, head)
+
+
+@take_over.wrong("a state with an extra layer is accepted without an error")
+def what_the_model_has(state, model, head):
+    own = [name for name in model.state_dict() if not name.startswith(f"{head}.")]
+    if missing := [name for name in own if name not in state]:
+        raise ValueError(f"missing: {missing}")
+    model.load_state_dict({name: state[name] for name in own}, strict=False)
