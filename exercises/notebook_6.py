@@ -9,7 +9,7 @@ import random
 import numpy as np
 import torch
 
-from exercises.check import exercise, require
+from exercises.check import Hint, exercise, require
 from helper.reproducibility import compute_sha256
 
 
@@ -31,7 +31,7 @@ def check_is_time_to_save(call, folder):
 
 
 def compare_times(times, group, save_every, end, when):
-    """Raise a hint unless a run saves at the right times, which are counted in batches."""
+    """Raise a hint unless a run saves at the right times, counted in batches."""
     require(0 not in times, "before the first batch, there is nothing to save.")
     require(times, f"{when}your run never saves.")
     right = list(range(group * save_every, end, group * save_every))
@@ -165,22 +165,130 @@ def compare_examples(epoch, number, length):
     require(not missing, f"example {min(missing, default=0)} is missing in epoch {number}.")
 
 
-class Run:
-    """A run of numbers: a weight, a momentum, and what a careless program does with them."""
+def change_a_bit(tensor, index):
+    """Change the last bit of an element of a float32 tensor."""
+    tensor.view(torch.int32)[index] ^= 1
 
-    def __init__(self, flaw):
-        self.flaw, self.count = flaw, 0
-        self.state = {name: torch.ones(30) for name in ("weight", "momentum")}
+
+def change_the_last_element(state):
+    change_a_bit(state["momentum"], -2)
+
+
+def change_the_last_tensor(state):
+    state["steps"] += 1
+
+
+def cancel_in_the_sum(state):
+    state["weight"][3] += 0.5
+    state["weight"][4] -= 0.5
+
+
+def lose_a_sign(state):
+    state["skipped"] = state["skipped"].abs()
+
+
+def change_a_type(state):
+    state["average"] = state["average"].double()
+
+
+def change_a_shape(state):
+    state["average"] = state["average"].reshape(2, 2)
+
+
+def drop_a_name(state):
+    del state["average"]
+
+
+def add_a_name(state):
+    state["extra"] = torch.zeros(2)
+
+
+# What a careless program does when it is continued: to the state that it loads, or to the one that
+# it ends with, and a hint for an answer that calls it exact.
+CARELESS = [
+    ("forgets its momentum", None, "a run that doesn't save its momentum was called exact."),
+    (
+        "counts for itself",
+        None,
+        "a run whose batches depend on the process, not on the step, was called exact.",
+    ),
+    (
+        "rounds what it loads",
+        None,
+        "a run that rounds what it loads was called exact: compare every bit, at the end.",
+    ),
+    (
+        "changes a bit",
+        change_the_last_element,
+        "a run was called exact that differs in the last bit of one element.",
+    ),
+    (
+        "changes its last tensor",
+        change_the_last_tensor,
+        "a run was called exact whose last tensor differs: compare all of them.",
+    ),
+    (
+        "moves a half from one weight to another",
+        cancel_in_the_sum,
+        "a run was called exact in which two differences cancel in the sum.",
+    ),
+    (
+        "loses the sign of a zero",
+        lose_a_sign,
+        "a run was called exact that has 0.0 instead of -0.0: they are equal, but not bit for bit.",
+    ),
+    (
+        "changes a type",
+        change_a_type,
+        "a run was called exact that ends with float64 instead of float32: compare types too.",
+    ),
+    (
+        "changes a shape",
+        change_a_shape,
+        "a run was called exact that ends with a tensor of a different shape.",
+    ),
+    (
+        "loses a tensor",
+        drop_a_name,
+        "a run was called exact that ends without one of its tensors: compare the names too.",
+    ),
+    (
+        "gets another tensor",
+        add_a_name,
+        "a run was called exact that ends with one more tensor: compare the names too.",
+    ),
+]
+
+
+class Run:
+    """A run of numbers: some tensors, and what a careless program does with them."""
+
+    def __init__(self, flaw=None, spoil=None):
+        self.flaw, self.spoil, self.count, self.is_continued = flaw, spoil, 0, False
+        self.state = {
+            "best": torch.tensor(torch.nan),  # nothing has been evaluated yet
+            "weight": torch.ones(30),
+            "momentum": torch.ones(30),
+            "average": torch.zeros(4),
+            "half": torch.ones(2, dtype=torch.bfloat16),
+            "skipped": torch.tensor([-0.0, 1.0]),
+            "empty": torch.empty(0),
+            "steps": torch.tensor(0),
+        }
 
     def state_dict(self):
         state = dict(self.state)
-        if self.flaw == "forgets":
+        if self.flaw == "forgets its momentum":
             del state["momentum"]
+        if self.spoil and self.is_continued:
+            state = {name: tensor.clone() for name, tensor in state.items()}
+            self.spoil(state)
         return state
 
     def load_state_dict(self, state):
+        self.is_continued = True
         self.state.update({name: tensor.clone() for name, tensor in state.items()})
-        if self.flaw == "rounds":  # in the sixth digit
+        if self.flaw == "rounds what it loads":  # in the sixth decimal
             self.state["weight"] = (self.state["weight"] * 2**20).round() / 2**20
 
 
@@ -193,25 +301,25 @@ def train(run, first, last):
         run.state["momentum"] *= 0.9
         run.state["momentum"] += gradient
         run.state["weight"] -= 0.1 * run.state["momentum"]
+        run.state["average"] += 0.1 * (run.state["weight"][:4] - run.state["average"])
+        run.state["steps"] += 1
 
 
 @exercise
 def check_continues_exactly(call, folder):
-    """Hand it a run that continues exactly, and three that don't."""
-    calls = []
+    """Hand it a run that continues exactly, and some that don't."""
 
-    def noted(run, first, last):
-        calls.append((run, first, last))
-        train(run, first, last)
+    def ask(when, *careless):
+        """Return the answer for a kind of run, and check which runs were trained."""
+        calls = []
 
-    answers = {}
-    for flaw in (None, "forgets", "counts for itself", "rounds"):
-        calls.clear()
-        when = "for a run that continues exactly, " if flaw is None else f"for one that {flaw}, "
-        answer = call(lambda flaw=flaw: Run(flaw), noted, 5, 12, when=when)
+        def train_and_note(run, first, last):
+            calls.append((run, first, last))
+            train(run, first, last)
+
+        answer = call(lambda: Run(*careless), train_and_note, 5, 12, when=when)
         kind = type(answer).__name__
         require(isinstance(answer, bool), f"the answer is of type {kind}, not True or False.")
-        answers[flaw] = answer
         steps = {(first, last) for _, first, last in calls}
         require(calls, "your function trains nothing.")
         require((0, 12) in steps, "no run was trained from step 0 to the end without a cut.")
@@ -220,14 +328,13 @@ def check_continues_exactly(call, folder):
         require(parts[0], "no run was trained from step 0 to the cut.")
         same = any(one is other for one in parts[0] for other in parts[1])
         require(not same, "the same run was continued: only a new one shows what the state lacks.")
-    require(answers[None], "a run that continues exactly was called inexact: was the state loaded?")
-    require(not answers["forgets"], "a run that doesn't save its momentum was called exact.")
-    require(
-        not answers["counts for itself"],
-        "a run whose batches depend on the process, not on the step, was called exact.",
-    )
-    require(
-        not answers["rounds"],
-        "a run that rounds what it loads was called exact: compare every bit, at the end.",
-    )
-    return "a forgotten momentum, batches in a different order and a rounded weight are found"
+        return answer
+
+    if not ask("for a run that continues exactly, "):
+        raise Hint(
+            "a run that continues exactly was called inexact: was the state loaded? "
+            "And is a NaN equal to itself, bit for bit?"
+        )
+    for flaw, spoil, hint in CARELESS:
+        require(not ask(f"for a run that {flaw}, ", flaw, spoil), hint)
+    return "a forgotten momentum, a different order, and a single wrong bit are found"

@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of notebook 6, each wrong one with its hint."""
 
 import hashlib
+import io
 import itertools
 import math
 import random
@@ -84,6 +85,32 @@ def zero_before_the_first(batches_done, group, save_every):
 @is_time_to_save.wrong("your function returns nothing")
 def prints_whether(batches_done, group, save_every):
     print(end="")
+
+
+@is_time_to_save.right
+def in_fractions(batches_done, group, save_every):
+    print(batches_done / group, "steps")
+    return batches_done > 0 and batches_done / group % save_every == 0
+
+
+@is_time_to_save.right
+def searched_for(batches_done, group, save_every):
+    return any(n * group * save_every == batches_done for n in range(1, batches_done + 1))
+
+
+@is_time_to_save.wrong("saves after 25 batches, in the middle of a group")
+def from_then_on(batches_done, group, save_every):
+    return batches_done >= group * save_every
+
+
+@is_time_to_save.wrong("saves after 4 batches: how many steps of the optimizer is that?")
+def sum_instead_of_product(batches_done, group, save_every):
+    return batches_done % group == 0 and batches_done > 0 and batches_done // group <= save_every
+
+
+@is_time_to_save.wrong("the answer is of type str, not True or False")
+def in_words(batches_done, group, save_every):
+    return "yes" if SOLVED["is_time_to_save"](batches_done, group, save_every) else "no"
 
 
 # 2 · Which examples come next?
@@ -331,14 +358,52 @@ batch_indices.right(named("of_python", batches(draw=by_python)))
 batch_indices.right(named("of_hashes", batches(draw=sorted_by_a_hash)))
 
 
+@batch_indices.right
+def like_a_distributed_sampler(step, length, batch_size, seed):
+    """Adds seed and epoch, as PyTorch's DistributedSampler does, and prints the epoch."""
+    epoch, batch = divmod(step, -(-length // batch_size))
+    print("epoch", epoch)
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch))
+    return order.split(batch_size)[batch].tolist()
+
+
+@batch_indices.wrong("step 3 is batch 3 of epoch 0 and has 8 examples; yours has 2")
+def shuffles_whole_batches(step, length, batch_size, seed):
+    batches = [list(range(length))[i : i + batch_size] for i in range(0, length, batch_size)]
+    epoch, batch = divmod(step, len(batches))
+    random.Random(f"{seed} {epoch}").shuffle(batches)
+    return batches[batch]
+
+
+@batch_indices.wrong("asked twice for the same step, your function gives different examples")
+def remembers_its_generator(step, length, batch_size, seed, rngs={}):  # noqa: B006
+    rng = rngs.setdefault(seed, random.Random(seed))
+    batch = step % -(-length // batch_size)
+    return rng.sample(range(length), length)[batch * batch_size : (batch + 1) * batch_size]
+
+
+@batch_indices.wrong("epochs 0 and 1 have the same order")
+def forgets_the_epoch(step, length, batch_size, seed):
+    batch = step % -(-length // batch_size)
+    order = random.Random(seed).sample(range(length), length)
+    return order[batch * batch_size : (batch + 1) * batch_size]
+
+
 # 3 · The test that every training script should have.
 
 continues_exactly = Answers("continues_exactly", RIGHT, WRONG)
 
 
-def same_states(one, other, equal=torch.equal):
+def same_bits(one, other):
+    one, other = (io.BytesIO(), one), (io.BytesIO(), other)
+    for file, tensor in (one, other):
+        torch.save(tensor.clone(), file)
+    return one[0].getvalue() == other[0].getvalue()
+
+
+def same_states(one, other, equal=same_bits):
     one, other = one.state_dict(), other.state_dict()
-    return all(equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
 
 
 @continues_exactly.right
@@ -363,7 +428,56 @@ def in_the_same_run(make_run, train, cut, end):
     return same_states(whole, run)
 
 
-def exact_but(load=True, equal=torch.equal):
+def both(make_run, train, cut, end):
+    """Return a run without a cut, and one with a cut."""
+    whole, stopped, continued = make_run(), make_run(), make_run()
+    train(whole, 0, end)
+    train(stopped, 0, cut)
+    continued.load_state_dict(stopped.state_dict())
+    train(continued, cut, end)
+    return whole, continued
+
+
+def bits(tensor):
+    return tensor.reshape(-1).view(torch.uint8).tolist()
+
+
+@continues_exactly.right
+def byte_by_byte(make_run, train, cut, end):
+    """Compares names, types, shapes and bytes, and prints what differs."""
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = whole.state_dict(), continued.state_dict()
+    if set(ours) != set(theirs):
+        return False
+    for name, one in ours.items():
+        other = theirs[name]
+        if (one.dtype, one.shape, bits(one)) != (other.dtype, other.shape, bits(other)):
+            print(name, "differs")
+            return False
+    return True
+
+
+@continues_exactly.right
+def by_numpy(make_run, train, cut, end):
+    def described(run):
+        return {
+            name: (str(t.dtype), t.shape, t.view(-1).view(torch.uint8).numpy().tobytes())
+            for name, t in run.state_dict().items()
+        }
+
+    whole, continued = both(make_run, train, cut, end)
+    return described(whole) == described(continued)
+
+
+@continues_exactly.right
+def by_the_bytes_of_a_file(make_run, train, cut, end):
+    files = [io.BytesIO(), io.BytesIO()]
+    for run, file in zip(both(make_run, train, cut, end), files, strict=True):
+        torch.save({name: t.clone() for name, t in run.state_dict().items()}, file)
+    return files[0].getvalue() == files[1].getvalue()
+
+
+def exact_but(load=True, equal=same_bits):
     def answer(make_run, train, cut, end):
         whole, stopped, continued = make_run(), make_run(), make_run()
         train(whole, 0, end)
@@ -381,9 +495,118 @@ def not_loaded(make_run, train, cut, end):
     return exact_but(load=False)(make_run, train, cut, end)
 
 
-@continues_exactly.wrong("a run that rounds what it loads was called exact")
+def nan_too(compare):
+    """Return a comparison with which a NaN equals itself."""
+
+    def equal(one, other):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            return False
+        if not one.is_floating_point():
+            return torch.equal(one, other)
+        return compare(one.float().nan_to_num(7), other.float().nan_to_num(7))
+
+    return equal
+
+
+@continues_exactly.wrong("differs in the last bit of one element")
 def nearly_equal(make_run, train, cut, end):
-    return exact_but(equal=torch.allclose)(make_run, train, cut, end)
+    return exact_but(equal=nan_too(torch.allclose))(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("differs in the last bit of one element")
+def within_a_small_tolerance(make_run, train, cut, end):
+    equal = nan_too(lambda one, other: torch.allclose(one, other, rtol=0, atol=1e-7))
+    return exact_but(equal=equal)(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("differs in the last bit of one element")
+def the_first_element(make_run, train, cut, end):
+    equal = nan_too(lambda one, other: torch.equal(one.flatten()[:1], other.flatten()[:1]))
+    return exact_but(equal=equal)(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("in which two differences cancel in the sum")
+def only_the_sums(make_run, train, cut, end):
+    equal = nan_too(lambda one, other: torch.equal(one.double().sum(), other.double().sum()))
+    return exact_but(equal=equal)(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("differs in the last bit of one element")
+def only_the_weight(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    return torch.equal(whole.state_dict()["weight"], continued.state_dict()["weight"])
+
+
+@continues_exactly.wrong(
+    "a run that continues exactly was called inexact: was the state loaded? And"
+)
+def by_torch_equal(make_run, train, cut, end):
+    """The solution of old: a NaN is unequal to itself."""
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = whole.state_dict(), continued.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@continues_exactly.wrong("that has 0.0 instead of -0.0")
+def by_torch_equal_and_nan(make_run, train, cut, end):
+    return exact_but(equal=nan_too(torch.equal))(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("ends with float64 instead of float32")
+def by_values_and_signs(make_run, train, cut, end):
+    def equal(one, other):
+        one, other = one.double(), other.double()
+        signs = torch.equal(one.signbit(), other.signbit())
+        return signs and torch.equal(one.nan_to_num(7), other.nan_to_num(7))
+
+    return exact_but(equal=equal)(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("ends with a tensor of a different shape")
+def by_the_bytes_alone(make_run, train, cut, end):
+    def equal(one, other):
+        return one.dtype == other.dtype and bits(one) == bits(other)
+
+    return exact_but(equal=equal)(make_run, train, cut, end)
+
+
+@continues_exactly.wrong("ends without one of its tensors")
+def what_both_have(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = whole.state_dict(), continued.state_dict()
+    return all(same_bits(ours[name], theirs[name]) for name in ours.keys() & theirs.keys())
+
+
+@continues_exactly.wrong("ends with one more tensor")
+def what_the_whole_run_has(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = whole.state_dict(), continued.state_dict()
+    return all(name in theirs and same_bits(ours[name], theirs[name]) for name in ours)
+
+
+@continues_exactly.wrong("whose last tensor differs: compare all of them")
+def until_the_last(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = list(whole.state_dict().items()), list(continued.state_dict().items())
+    if [name for name, _ in ours[:-1]] != [name for name, _ in theirs[: len(ours) - 1]]:
+        return False
+    return all(same_bits(a, b) for (_, a), (_, b) in zip(ours[:-1], theirs, strict=False))
+
+
+@continues_exactly.wrong("the answer is of type Tensor, not True or False")
+def returns_a_tensor_of_truth(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    return (whole.state_dict()["weight"] == continued.state_dict()["weight"]).all()
+
+
+@continues_exactly.wrong("a run that continues exactly was called inexact")
+def continued_from_the_end(make_run, train, cut, end):
+    whole, stopped, continued = make_run(), make_run(), make_run()
+    train(whole, 0, end)
+    train(stopped, 0, cut)
+    continued.load_state_dict(whole.state_dict())
+    train(continued, cut, end)
+    return same_states(whole, continued)
 
 
 @continues_exactly.wrong("a run that doesn't save its momentum was called exact")

@@ -16,6 +16,7 @@ import torch
 
 import exercises
 from helper.atomic import atomic_file
+from helper.reproducibility import compute_sha256
 from tools.course import list_lessons
 from tools.make_exercises import SOLUTIONS, is_exercise, without_solution
 
@@ -30,7 +31,7 @@ MODULES = (hashlib, io, json, os, re, subprocess, sys, torch, zipfile)
 def functions(blank):
     """Run the exercise cells of all solutions, solved or blank, and return their functions."""
     namespace = {module.__name__: module for module in MODULES} | {"np": np}
-    namespace |= {"Path": Path, "atomic_file": atomic_file}
+    namespace |= {"Path": Path, "atomic_file": atomic_file, "compute_sha256": compute_sha256}
     for lesson in list_lessons(SOLUTIONS):
         for cell in nbformat.read(lesson.path, as_version=4).cells:
             if is_exercise(cell) and cell.source.startswith("def "):
