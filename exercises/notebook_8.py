@@ -11,7 +11,7 @@ from exercises.check import Hint, exercise, require
 
 @exercise
 def check_save_interval(call, folder):
-    """Ask for one machine, for a hundred, and in another unit."""
+    """Ask for one machine, for a hundred, and in a different unit."""
     hours = 24 * 365
     for save_time, mtbf, machines in [(1 / 60, hours, 1), (1 / 60, hours, 100), (2, 900, 4)]:
         what = f"for save_time={save_time:.3g}, mtbf={mtbf} and machines={machines}, "
@@ -21,11 +21,13 @@ def check_save_interval(call, folder):
         require(real, f"the answer is of type {kind}, not a number.")
         right = math.sqrt(2 * save_time * mtbf / machines)
         daly = right - save_time
+        ratio = save_time / (2 * mtbf / machines)
+        daly_in_full = right * (1 + ratio**0.5 / 3 + ratio / 9) - save_time
 
         def equals(other, answer=answer):
             return math.isclose(answer, other, rel_tol=1e-6)
 
-        if equals(right) or equals(daly):
+        if equals(right) or equals(daly) or equals(daly_in_full):
             continue
         require(not equals(right**2), f"{what}that is the square of the right answer.")
         require(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
@@ -41,7 +43,9 @@ def check_save_interval(call, folder):
             machines == 1 or not equals(right / math.sqrt(machines)),
             f"{what}too short: the number of machines belongs under the root.",
         )
-        raise Hint(f"{what}it should be {right:.3g}.")
+        number = math.isclose(answer * right, mtbf / machines, rel_tol=1e-6)
+        require(not number, f"{what}that is the number of saves, not the time between two.")
+        raise Hint(f"{what}it should be {right:.4g}, or {daly:.4g} with Daly's refinement.")
     return "a hundred machines save ten times as often as one"
 
 
@@ -50,7 +54,7 @@ HALF_LINES = ("", "8 0.5", "8", "1", "12")  # what a killed process has written 
 
 @exercise
 def check_continue_log(call, folder):
-    """Hand it logs that are ahead of the checkpoint, behind nothing, cut off, empty and missing."""
+    """Hand it logs that are ahead of the checkpoint, behind it, cut off, empty and missing."""
     path = os.path.join(folder, "run.log")
 
     def lines(*steps):
@@ -109,14 +113,18 @@ def shorten(steps):
 
 
 def is_atomic(call, path, before, wanted):
-    """Raise a hint unless the log at a path is whole at every moment in which something is done."""
+    """Raise a hint unless the log at a path is whole before and after every change."""
     with open(path, "w", newline="") as file:
         file.write(before)
-    moments = []
+    moments, elsewhere = [], []
 
     def look(real):
         def looking(*arguments, **how):
             moments.append(read_or_none(path))
+            names = [os.path.realpath(n) for n in arguments if isinstance(n, (str, os.PathLike))]
+            if os.path.realpath(path) in names:
+                folders = {os.path.dirname(name) for name in names}
+                elsewhere.extend(folders - {os.path.dirname(os.path.realpath(path))})
             done = real(*arguments, **how)
             moments.append(read_or_none(path))
             return done
@@ -139,6 +147,8 @@ def is_atomic(call, path, before, wanted):
         "the log is written in place: a kill in between would lose lines. Write a new file first."
     )
     require(os.stat(path).st_ino != inode, hint)
+    beside = "the new log is written in a different folder, maybe on a different disk."
+    require(not elsewhere, beside)
 
 
 def read_or_none(path):
@@ -154,7 +164,7 @@ ONCE_MORE = "yours starts it once more."
 
 @exercise
 def check_run_until_done(call, folder):
-    """Start runs that succeed at once, later, never, and that get nowhere."""
+    """Start runs that succeed at once, later or never, and some that get nowhere."""
 
     def ask(*outcomes):
         waiting, started = iter(outcomes), []
@@ -166,11 +176,14 @@ def check_run_until_done(call, folder):
             return outcome
 
         try:
-            return call(start), len(started)
+            with mock.patch("time.sleep"):  # so that nobody waits
+                return call(start), len(started)
         except Hint as hint:
             if not len(started):
                 raise
             return str(hint), len(started)
+        except SystemExit:
+            return "your function raises SystemExit", len(started)
 
     def raised(answer):
         return isinstance(answer, str) and answer.startswith("your function raises")
@@ -178,7 +191,7 @@ def check_run_until_done(call, folder):
     def finishes(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        require(ONCE_MORE not in str(answer), f"{seen}yours goes on after status 0.")
+        require(ONCE_MORE not in str(answer), f"{seen}yours starts another run after status 0.")
         require(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
         require(not raised(answer), f"{seen}{answer}.")
         count = isinstance(answer, numbers.Integral) and not isinstance(answer, bool)
@@ -188,7 +201,7 @@ def check_run_until_done(call, folder):
     def gives_up(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        require(ONCE_MORE not in str(answer), f"{seen}yours goes on: {why}.")
+        require(ONCE_MORE not in str(answer), f"{seen}yours keeps starting it: {why}.")
         require(started == len(outcomes), f"{seen}yours gives up after {started}.")
         require(
             raised(answer) and "RuntimeError" in answer,
@@ -205,4 +218,4 @@ def check_run_until_done(call, folder):
     gives_up("two in a row have saved nothing new", (1, 30), (1, 50), (1, 50), (137, 50))
     gives_up("143 without progress is no progress", (143, 30), (143, 30), (143, 30))
     gives_up("40 and 45 are less than 50, so not progress", (1, 50), (1, 40), (1, 45))
-    return "a run is started until it's finished, and given up after two attempts for nothing"
+    return "a run is started until it's finished, and given up after two attempts without progress"

@@ -1,11 +1,16 @@
 """Right and wrong answers to the exercises of notebook 8, each wrong one with its hint."""
 
 import contextlib
+import math
 import os
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
+
 from tests.answers.collect import Answers
+from tests.answers.solved import SOLVED
 
 RIGHT, WRONG = {}, {}
 
@@ -63,6 +68,40 @@ def a_tenth_more(save_time, mtbf, machines):
 @save_interval.wrong("it should be")
 def a_save_more(save_time, mtbf, machines):
     return young(save_time, mtbf, machines) + save_time
+
+
+@save_interval.right
+def daly_in_full(save_time, mtbf, machines):
+    """The formula of Daly's paper, with all its terms."""
+    mtbf /= machines
+    x = math.sqrt(save_time / (2 * mtbf))
+    print("ratio:", x)
+    return math.sqrt(2 * save_time * mtbf) * (1 + x / 3 + x * x / 9) - save_time
+
+
+@save_interval.right
+def with_numpy(save_time, mtbf, machines):
+    return np.sqrt(2 * save_time * mtbf / machines)
+
+
+@save_interval.wrong("that is the number of saves, not the time between two")
+def how_many_saves(save_time, mtbf, machines):
+    return mtbf / machines / young(save_time, mtbf, machines)
+
+
+@save_interval.wrong("it should be 17.09, or 17.07 with Daly's refinement")
+def whole_hours(save_time, mtbf, machines):
+    return round(young(save_time, mtbf, machines))
+
+
+@save_interval.wrong("for save_time=0.0167, mtbf=8760 and machines=1, it should be")
+def in_minutes(save_time, mtbf, machines):
+    return 60 * young(save_time, mtbf, machines)
+
+
+@save_interval.wrong("too short: the number of machines belongs under the root")
+def mtbf_of_all_after_the_root(save_time, mtbf, machines):
+    return math.sqrt(2 * save_time * mtbf) / machines
 
 
 # 2 · A log nobody counted.
@@ -204,6 +243,49 @@ def leaves_a_backup(path, step):
         replace(path, [line for line in lines_of(path) if is_kept(line, step)])
 
 
+@continue_log.right
+def stops_at_the_first(path, step):
+    """Steps only grow in a log, so the first one that is too large ends it; prints how many."""
+    if not os.path.isfile(path):
+        return
+    kept = []
+    for line in Path(path).read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or step_of(line) > step:
+            break
+        kept.append(line)
+    print(len(kept), "lines are kept")
+    replace(path, kept)
+
+
+@continue_log.wrong("the steps 1 to 5 (5 lines) should stay; yours keeps none")
+def starts_a_new_log(path, step):
+    if os.path.exists(path):
+        replace(path, [])
+
+
+@continue_log.wrong("the steps 10 to 20 (2 lines) should stay; yours keeps none")
+def only_if_the_step_is_there(path, step):
+    if os.path.exists(path):
+        lines = [line for line in lines_of(path) if line.endswith("\n")]
+        steps = [step_of(line) for line in lines]
+        replace(path, lines[: steps.index(step) + 1] if step in steps else [])
+
+
+@continue_log.wrong("the new log is written in a different folder, maybe on a different disk")
+def in_the_temporary_folder(path, step):
+    if os.path.exists(path):
+        kept = [line for line in lines_of(path) if is_kept(line, step)]
+        with tempfile.NamedTemporaryFile("w", delete=False) as file:
+            file.writelines(kept)
+        os.replace(file.name, path)
+
+
+@continue_log.wrong("the steps 1 to 2 (2 lines) should stay; yours keeps 1 to 1 (1 lines)")
+def always_without_the_last_line(path, step):
+    if os.path.exists(path):
+        replace(path, [line for line in lines_of(path)[:-1] if is_kept(line, step)])
+
+
 # 3 · Until it's done.
 
 run_until_done = Answers("run_until_done", RIGHT, WRONG)
@@ -227,7 +309,7 @@ def once(start):
     return 1
 
 
-@run_until_done.wrong("yours goes on: two in a row have saved nothing")
+@run_until_done.wrong("yours keeps starting it: two in a row have saved nothing")
 def forever(start):
     number = 1
     while start()[0] != 0:
@@ -256,7 +338,7 @@ def no_patience(start):
         best = step
 
 
-@run_until_done.wrong("yours goes on: two in a row have saved nothing")
+@run_until_done.wrong("yours keeps starting it: two in a row have saved nothing")
 def three_attempts(start):
     best = stuck = number = 0
     while stuck < 3:
@@ -329,7 +411,7 @@ def progress_before_success(start):
     raise RuntimeError("no progress")
 
 
-@run_until_done.wrong("yours goes on: two in a row have saved nothing")
+@run_until_done.wrong("yours keeps starting it: two in a row have saved nothing")
 def anything_is_progress_at_first(start):
     best, stuck, number = -1, 0, 0
     while stuck < 2:
@@ -357,3 +439,57 @@ def silently(start):
 def status_of_the_last(start):
     with_a_list(start)
     return 0
+
+
+@run_until_done.right
+def by_recursion(start, best=0, stuck=0, number=1):
+    """Waits before it tries again, and prints each attempt."""
+    status, step = start()
+    print(number, status, step)
+    if status == 0:
+        return number
+    stuck = 0 if step > best else stuck + 1
+    if stuck == 2:
+        raise RuntimeError("no progress")
+    time.sleep(5)
+    return by_recursion(start, max(best, step), stuck, number + 1)
+
+
+@run_until_done.wrong("raise a RuntimeError when you give up")
+def gives_up_with_a_message(start):
+    try:
+        return SOLVED["run_until_done"](start)
+    except RuntimeError as error:
+        print(error)
+        return None
+
+
+@run_until_done.wrong("raise a RuntimeError when you give up")
+def raises_a_timeout(start):
+    try:
+        return SOLVED["run_until_done"](start)
+    except RuntimeError:
+        raise TimeoutError("no progress") from None
+
+
+@run_until_done.wrong("the answer should be 1; yours is 0")
+def counts_the_restarts(start):
+    return SOLVED["run_until_done"](start) - 1
+
+
+@run_until_done.wrong("for [(1, 20), (137, 41), (0, 93)], yours stops after 2")
+def any_signal_ends_it(start):
+    number = 0
+    while True:
+        number += 1
+        status, _ = start()
+        if status == 0 or status > 128:
+            return number
+
+
+@run_until_done.wrong("raise a RuntimeError when you give up")
+def exits(start):
+    try:
+        return SOLVED["run_until_done"](start)
+    except RuntimeError as error:
+        raise SystemExit(1) from error
