@@ -98,24 +98,30 @@ def check_to_half(call, folder):
             same(result[name], state[name]),
             f"{name} is not a floating-point tensor: keep it as it is.",
         )
-    for name in ("weight", "double", "largest", "brain_float", "nearly_too_large"):
-        half = result[name].dtype == torch.float16
-        rounded = " (65,510 is rounded to 65,504)" if name == "nearly_too_large" else ""
-        fits = f"nothing in {name} becomes infinite in float16{rounded}"
-        require(half, f"{fits}, but it is {result[name].dtype}.")
-        right = torch.equal(result[name], state[name].half())
-        require(right, f"{name} doesn't have the numbers that half() makes of it.")
+    for name in ("weight", "double", "largest", "brain_float"):
+        require_half(name, result[name], state[name])
     for name in ("too_large", "too_negative"):
         infinite = result[name].isinf().any()
         require(not infinite, f"a number in {name} has become infinite: float16 ends at 65,504.")
         require(
             same(result[name], state[name]), f"{name} does not fit into float16: keep it as it is."
         )
+    name = "nearly_too_large"
+    require_half(name, result[name], state[name], " (65,510 is rounded to 65,504)")
     empty = {"empty": torch.empty(0, 2)}
     result = call(empty, when="for a tensor without elements, ")
     half = is_state(result) and equal(result, {"empty": empty["empty"].half()})
     require(half, "nothing in a tensor without elements becomes infinite: make it float16.")
     return "what fits is in half precision; what would overflow and the integers are unchanged"
+
+
+def require_half(name, answer, tensor, why=""):
+    """Raise a hint unless an answer is a tensor in half precision."""
+    half = answer.dtype == torch.float16
+    fits = f"nothing in {name} becomes infinite in float16{why}"
+    require(half, f"{fits}, but it is {answer.dtype}.")
+    right = torch.equal(answer, tensor.half())
+    require(right, f"{name} doesn't have the numbers that half() makes of it.")
 
 
 @exercise

@@ -1,10 +1,8 @@
 """The exercises: right, wrong, absurd and missing answers, and that they match their solutions."""
 
 import copy
-import itertools
-import os
 import re
-import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 
 import audit.runs
 from tests.answers import RIGHT, WRONG
+from tests.answers.absurd import ABSURD, Unequal, raises
 from tests.answers.solved import BLANK, CHECKS, SOLVED
 from tests.support.forked import Forked, start_forkserver
 from tests.test_notebooks import problems
@@ -37,7 +36,7 @@ def read(path):
 def ask(capsys, tmp_path, monkeypatch):
     """Return a function that gives a check an answer and returns the line that it prints.
 
-    It looks whether files, settings or random numbers were changed.
+    It fails if files, settings or random numbers have changed.
     """
     start_forkserver()
     monkeypatch.chdir(tmp_path)
@@ -106,105 +105,26 @@ def test_an_error_of_pytorch_is_no_missing_answer(ask):
     assert line.startswith("✗ for SGD with momentum, your function raises NotImplementedError: ")
 
 
-def nothing(*arguments):
-    """Takes whatever it is given, does something, and returns nothing."""
-    len(arguments)
-
-
-def raises(error):
-    def function(*_):
-        raise error
-
-    return function
-
-
-class Evil(Exception):
-    def __str__(self):
-        raise ValueError("no message")
-
-
-class Unequal:
-    """What can't be compared, converted, printed or looped over."""
-
-    def __eq__(self, other):
-        raise RuntimeError("not comparable")
-
-    __repr__ = __bool__ = __iter__ = __len__ = __float__ = __eq__
-
-
-def destroy(*arguments):
-    """Empty all that can be emptied, and delete all files."""
-    for argument in arguments:
-        if isinstance(argument, dict):
-            argument.clear()
-        elif isinstance(argument, torch.nn.Module):
-            argument.__dict__.clear()
-        elif isinstance(argument, torch.optim.Optimizer):
-            argument.param_groups.clear()
-        elif isinstance(argument, str):
-            shutil.rmtree(Path(argument).parent)
-
-
-def litter(*_):
-    """Leave files where nobody asked for them, and work somewhere else."""
-    Path("litter.pt").touch()
-    tempfile.mkstemp()
-    os.mkdir("folder")
-    os.chdir("folder")
-    torch.set_grad_enabled(False)
-    torch.manual_seed(0)
-
-
-def swap(*arguments):
-    """Return what it was given last, whatever that is."""
-    return arguments[-1]
-
-
-ABSURD = {
-    "a number": 42,
-    "a text": "optimizer",
-    "a class": dict,
-    "None": None,
-    "three dots": ...,
-    "an object": Unequal(),
-    "a module": torch.nn.Linear(2, 2),
-    "no argument": lambda: 1,
-    "nine arguments": lambda a, b, c, d, e, f, g, h, i: 1,
-    "nothing": nothing,
-    "itself": lambda *_: SOLVED,
-    "its last argument": swap,
-    "42": lambda *_: 42,
-    "infinity": lambda *_: float("inf"),
-    "many digits": lambda *_: 10**5000,
-    "a long text": lambda *_: "x" * 10**6,
-    "endless": lambda *_: itertools.count(),
-    "endless pair": lambda *_: (itertools.count(), itertools.count()),
-    "pair of texts": lambda *_: ("90", {"weight": "x"}),
-    "pair with numbers as names": lambda *_: (90.0, {1: torch.ones(2)}),
-    "pair that can't be compared": lambda _, model, accuracy: (Unequal(), model.state_dict()),
-    "empty dict": lambda *_: {},
-    "a tensor": lambda *_: torch.ones(3),
-    "a class in return": lambda *_: dict,
-    "what can't be compared": lambda *_: Unequal(),
-    "a generator": lambda *arguments: (yield arguments),
-    "True": lambda *_: True,
-    "False": lambda *_: False,
-    "ValueError": raises(ValueError("two\nlines " * 500)),
-    "an error without words": raises(Evil()),
-    "exit": raises(SystemExit(1)),
-    "stop": raises(KeyboardInterrupt()),
-    "no end": lambda *arguments: ABSURD["no end"](*arguments),
-    "too large": lambda *_: torch.empty(2**60),
-    "destroy": destroy,
-    "litter": litter,
-}
-
-
 @pytest.mark.parametrize("absurd", ABSURD)
 @pytest.mark.parametrize("name", CHECKS)
 def test_an_absurd_answer_gets_a_line(ask, name, absurd):
     line = ask(name, ABSURD[absurd])
     assert line.startswith("✗ "), line
+
+
+def test_what_an_answer_prints_stays_in_one_line(ask):
+    def prints(state):
+        print("first")
+        print("second", file=sys.stderr)
+        return SOLVED["optimizer_bytes"](state)
+
+    def prints_and_is_wrong(state):
+        return prints(state) - 1
+
+    assert ask("optimizer_bytes", prints) == ask("optimizer_bytes", SOLVED["optimizer_bytes"])
+    line = ask("optimizer_bytes", prints_and_is_wrong)
+    assert line.startswith("✗ too few bytes for SGD with momentum")
+    assert line.endswith("(It printed: first)")
 
 
 def test_an_error_in_the_function_is_told_with_its_name(ask):
@@ -233,8 +153,11 @@ def test_a_solution_is_right_whatever_the_settings_of_the_notebook(ask):
 
 @pytest.mark.parametrize(
     ("name", "answer", "hint"),
-    [(name, *pair) for name, wrong in WRONG.items() for pair in wrong.items()],
-    ids=lambda value: getattr(value, "__name__", ""),
+    [
+        pytest.param(name, answer, hint, id=f"{name}-{answer.__name__}")
+        for name, wrong in WRONG.items()
+        for answer, hint in wrong.items()
+    ],
 )
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 def test_a_wrong_answer_gets_its_hint(ask, name, answer, hint):
@@ -251,15 +174,15 @@ def test_each_exercise_has_two_hints_of_its_own():
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [(name, answer) for name, right in RIGHT.items() for answer in right],
-    ids=lambda value: getattr(value, "__name__", ""),
+    [
+        pytest.param(name, answer, id=f"{name}-{answer.__name__}")
+        for name, right in RIGHT.items()
+        for answer in right
+    ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that an answer leaves open
 def test_another_right_answer_is_right(ask, name, answer):
     assert ask(name, answer).startswith("✓ ")
-
-
-# The notebooks.
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -188,7 +188,7 @@ def never_reads_with_a_save_of_its_own(trained, fresh, path, save=torch.save):
 @move_classifier.wrong("the file doesn't hold a state: save a state_dict")
 def pickles_it(trained, fresh, path):
     with open(path, "wb") as file:
-        pickle.dump(trained.classifier.state_dict(), file)
+        pickle.dump(trained.classifier.state_dict(), file, protocol=2)
     with open(path, "rb") as file:
         fresh.classifier.load_state_dict(pickle.load(file))
 
