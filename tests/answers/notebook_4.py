@@ -263,6 +263,18 @@ def if_any_is_finite(state):
     return {name: t.half() if fits(t) else t for name, t in state.items()}
 
 
+@to_half.wrong("your function changes the dict that it was given")
+def moved_to_a_new_dict(state):
+    halved = SOLVED["to_half"](state)
+    state.clear()
+    return halved
+
+
+@to_half.wrong("the answer is of type list, not a state_dict")
+def tensors_only(state):
+    return list(SOLVED["to_half"](state).values())
+
+
 # 3 · Only the newest.
 
 save_newest = Answers("save_newest", RIGHT, WRONG)
@@ -435,3 +447,15 @@ def found_anywhere_in_the_name(state, folder, epoch, keep):
     found = [(re.search(r"epoch-(\d+)\.pt", name), name) for name in os.listdir(folder)]
     for _, name in sorted((int(m[1]), name) for m, name in found if m)[:-keep]:
         os.remove(os.path.join(folder, name))
+
+
+SAVED = []
+
+
+@save_newest.wrong("after saving epoch 102 failed, epochs 101 and 103 are the newest two")
+def counts_what_it_tried(state, folder, epoch, keep):
+    if epoch == 1:
+        SAVED.clear()
+    SAVED.append(epoch)
+    SOLVED["save_newest"](state, folder, epoch, 10**6)
+    delete(folder, [old for old in epochs_in(folder) if old not in SAVED[-keep:]])

@@ -3,6 +3,7 @@
 import copy
 import json
 import mmap
+import pickle
 import struct
 from pathlib import Path
 
@@ -186,6 +187,31 @@ def floats_in_float32(path, make_model):
     return model
 
 
+@load_lean.wrong("opening a file has just run code")
+def runs_code_as_a_last_resort(path, make_model):
+    model = on_meta(path, make_model)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        state = torch.load(path, map_location="cpu", weights_only=False)
+    state = {name: state[name].to(t.dtype) for name, t in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+@load_lean.wrong("a file that would run code was refused, and the caller got no error")
+def returns_none_for_what_is_unsafe(path, make_model):
+    try:
+        return SOLVED["load_lean"](path, make_model)
+    except pickle.UnpicklingError as error:
+        print(error)
+
+
+@load_lean.wrong("the answer is of type OrderedDict, not a model")
+def returns_its_state(path, make_model):
+    return SOLVED["load_lean"](path, make_model).state_dict()
+
+
 # 2 · Look before you load.
 
 shapes_in = Answers("shapes_in", RIGHT, WRONG)
@@ -298,6 +324,11 @@ def as_text(path):
 @shapes_in.wrong("the names should be dense.weight, dense.bias, n")
 def scalars_left_out(path):
     return {name: shape for name, shape in SOLVED["shapes_in"](path).items() if shape}
+
+
+@shapes_in.wrong("your function returns nothing: return the dict")
+def prints_the_shapes(path):
+    print(SOLVED["shapes_in"](path))
 
 
 # 3 · All layers but one.

@@ -113,6 +113,11 @@ def in_words(batches_done, group, save_every):
     return "yes" if SOLVED["is_time_to_save"](batches_done, group, save_every) else "no"
 
 
+@is_time_to_save.wrong("your run never saves")
+def never(batches_done, group, save_every):
+    return False
+
+
 # 2 · Which examples come next?
 
 batch_indices = Answers("batch_indices", RIGHT, WRONG)
@@ -647,3 +652,17 @@ def the_other_way(make_run, train, cut, end):
 def always_exact(make_run, train, cut, end):
     SOLVED["continues_exactly"](make_run, train, cut, end)
     return True
+
+
+@continues_exactly.wrong("your function trains nothing")
+def compares_new_runs(make_run, train, cut, end):
+    return same_states(make_run(), make_run())
+
+
+@continues_exactly.wrong("no run was trained from step 0 to the cut")
+def continues_a_new_run(make_run, train, cut, end):
+    whole, continued = make_run(), make_run()
+    train(whole, 0, end)
+    continued.load_state_dict(make_run().state_dict())
+    train(continued, cut, end)
+    return same_states(whole, continued)

@@ -286,6 +286,12 @@ def always_without_the_last_line(path, step):
         replace(path, [line for line in lines_of(path)[:-1] if is_kept(line, step)])
 
 
+@continue_log.wrong("the log is gone")
+def deletes_the_log(path, step):
+    if os.path.exists(path):
+        os.remove(path)
+
+
 # 3 · Until it's done.
 
 run_until_done = Answers("run_until_done", RIGHT, WRONG)
@@ -493,3 +499,31 @@ def exits(start):
         return SOLVED["run_until_done"](start)
     except RuntimeError as error:
         raise SystemExit(1) from error
+
+
+@run_until_done.wrong("yours starts another run after status 0")
+def twice_to_be_sure(start):
+    number = 0
+    for _ in range(2):
+        number += SOLVED["run_until_done"](start)
+    return number
+
+
+@run_until_done.wrong("return how often the run was started")
+def returns_the_last_outcome(start):
+    outcome = start()
+    while outcome[0] != 0:
+        outcome = start()
+    return outcome
+
+
+@run_until_done.wrong("yours gives up after 3")
+def the_same_outcome_twice(start):
+    number, outcomes = 0, []
+    while True:
+        number += 1
+        outcomes.append(start())
+        if outcomes[-1][0] == 0:
+            return number
+        if outcomes[-2:-1] == outcomes[-1:]:
+            raise RuntimeError("no progress")
