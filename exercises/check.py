@@ -54,7 +54,7 @@ def exercise(check):
                 line += f" (It printed: {first[:40]}{'...' * (len(first) > 40)})"
             print(line)
         else:
-            print(f"✗ give the check the function {name} itself, without calling it.")
+            print(f"✗ pass the function {name} itself to the check, without calling it.")
 
     return check_answer
 

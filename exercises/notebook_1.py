@@ -103,7 +103,7 @@ def check_move_classifier(call, folder):
     require_flags(trained, flags_before[0], "the trained model")
     require_flags(fresh, flags_before[1], "the fresh model")
     others = {*os.listdir(folder), *os.listdir()} - {"part.pt", os.path.basename(folder)}
-    require(not others, f"your function leaves another file behind: {', '.join(sorted(others))}.")
+    require(not others, f"your function leaves an extra file behind: {', '.join(sorted(others))}.")
     size = sum(tensor.nbytes for tensor in own.values())
     return f"the file holds {len(own)} tensors, {size} bytes, and only they were loaded"
 
@@ -186,7 +186,7 @@ KINDS = [
     ),
     ("SGD without momentum", lambda: state_after_a_step(SGD), "it keeps nothing."),
     (
-        "Adam, which keeps other tensors",
+        "Adam, which keeps different tensors",
         lambda: state_after_a_step(Adam),
         "they are exp_avg, exp_avg_sq and step for each parameter.",
     ),

@@ -37,7 +37,7 @@ def check_load_into_cpu(call, folder):
     with watch_unpickling() as unpickled:
         result = call(path, model, when="for a file from a GPU, ")
     require(not equal(copy_of(model), before), "the model is unchanged: nothing was loaded.")
-    require(equal(copy_of(model), state), "the model does not hold what is in the file.")
+    require(equal(copy_of(model), state), "the model doesn't hold what is in the file.")
     require(result is not None, "the model is loaded, but your function returns nothing.")
     kind = type(result).__name__
     require(result is model, f"your function returns an object of type {kind}, not the model.")
@@ -52,7 +52,9 @@ def check_load_into_cpu(call, folder):
     )
     with open(path, "rb+") as file:
         file.truncate(1000)
-    require(refuses(call, path, Net()), "a cut file can't be loaded, and the caller got no error.")
+    require(
+        refuses(call, path, Net()), "a truncated file can't be loaded, and the caller got no error."
+    )
 
     bias = state.pop("classifier.0.bias")
     for what, other in [
@@ -62,7 +64,7 @@ def check_load_into_cpu(call, folder):
     ]:
         torch.save({**state, **other}, path)
         refused = refuses(call, path, Net())
-        require(refused, f"a file {what} does not fit, and the caller got no error.")
+        require(refused, f"a file {what} doesn't fit, and the caller got no error.")
     return "a file from a GPU is loaded, and a file that would run code is refused"
 
 
@@ -114,12 +116,12 @@ def check_resume_slower(call, folder):
     require(new["state"], "the momentum is lost: the state of the optimizer was not loaded.")
     require(
         rates != [0.3, 0.03],
-        "the rates are those of the file: loading overwrites what was set before it.",
+        "the rates are the ones in the file: loading overwrites what you set before.",
     )
     require(rates != [0.02, 0.03], "only the first group got the new rate; this optimizer has two.")
     require(rates == [0.02, 0.02], "the momentum is loaded, but the rate is not the new one.")
     kept = all(equal(new["state"].get(number, {}), old["state"][number]) for number in old["state"])
-    require(kept, "the rate is new, but the momentum is not that of the file.")
+    require(kept, "the rate is new, but the momentum isn't the one in the file.")
     for before, after in zip(old["param_groups"], new["param_groups"], strict=True):
         for name, value in {**before, "lr": 0.02}.items():
             now = after.get(name)
@@ -135,7 +137,7 @@ def check_resume_slower(call, folder):
     take_step(fresh, optimizer)
     require(
         equal(copy_of(fresh), copy_of(model)),
-        "its next step is not that of the saved one: did load_state_dict load the state?",
+        "its next step differs from the saved optimizer's: did load_state_dict load it?",
     )
     require_free_rate(model, saved, fresh, optimizer, old)
 
@@ -145,8 +147,8 @@ def check_resume_slower(call, folder):
     call(path, optimizer, 0.02, when="for Adam, ")
     old, new = saved.state_dict()["state"], optimizer.state_dict()["state"]
     kept = all(equal(new.get(number, {}), old[number]) for number in old)
-    require(kept, "for Adam, the optimizer's state is not that of the file.")
-    return "the momentum is that of the file, and both groups continue at the new rate"
+    require(kept, "for Adam, the optimizer's state isn't the one in the file.")
+    return "the momentum is the one in the file, and both groups continue at the new rate"
 
 
 def require_free_rate(model, saved, fresh, optimizer, state):
@@ -177,17 +179,17 @@ def check_load_renamed(call, folder):
         list(state) == list(copied) and equal(state, copied),
         "your function changes the dict that it was given.",
     )
-    require(not equal(after, before), "not one tensor was loaded, and no error said so.")
+    require(not equal(after, before), "no tensor was loaded, and nothing warned you.")
     by_position = all(map(torch.equal, after.values(), state.values()))
     require(not by_position, "tensors were matched by position, but the layers have a new order.")
     for name in after:
         untouched = torch.equal(after[name], before[name])
-        require(not untouched, f"{name} still has its random numbers, and no error said so.")
+        require(not untouched, f"{name} still has its random numbers, and nothing warned you.")
     for name in after:
         former = "dense" + name.removeprefix("output") if name.startswith("output.") else name
         require(
             torch.equal(after[name], state[former]),
-            f"{name} does not hold the tensor of {former}, but that of another layer.",
+            f"{name} should hold the tensor of {former}, and holds a different one.",
         )
 
     train_on(new)
@@ -206,5 +208,5 @@ def check_load_renamed(call, folder):
         ("with an extra tensor", {**state, "extra.weight": torch.ones(2)}),
     ]:
         refused = refuses(call, given, named_layers(*moved), "dense", "output")
-        require(refused, f"right, but a state {what} loads as well, and no error says so.")
+        require(refused, f"right, but a state {what} is accepted too, without an error.")
     return "the renamed layer is loaded, and a state without stem.bias is still rejected"

@@ -62,7 +62,14 @@ def find_damage(path):
 @exercise
 def check_is_intact(call, folder):
     """Cut a file, and flip one bit of it, every 41st of them in turn."""
-    path, weight = os.path.join(folder, "model.pt"), torch.arange(100.0)
+    with watch_unpickling() as unpickled:
+        try_damaged_files(call, os.path.join(folder, "model.pt"), unpickled)
+    return "flipped bits, half a file and an empty one are found, and a whole file is intact"
+
+
+def try_damaged_files(call, path, unpickled):
+    """Raise a hint unless a function tells damaged files from a whole one."""
+    weight = torch.arange(100.0)
     torch.save({"weight": weight, "epoch": 3}, path)
     with open(path, "rb") as file:
         whole = file.read()
@@ -70,8 +77,7 @@ def check_is_intact(call, folder):
     def ask(content, name):
         with open(path, "wb") as file:
             file.write(content)
-        with watch_unpickling() as unpickled:
-            answer = call(path, when=f"for {name}, ")
+        answer = call(path, when=f"for {name}, ")
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             kept = file.read() == content
             require(kept, f"for {name}, your function changes the file: it should only look.")
@@ -106,7 +112,6 @@ def check_is_intact(call, folder):
                 not damage,
                 f"with a flipped bit in byte {bit // 8}, {damage}: it is not intact.",
             )
-    return "flipped bits, half a file and an empty one are found, and a whole file is intact"
 
 
 @contextlib.contextmanager
@@ -154,7 +159,7 @@ def check_save_atomically(call, folder):
     left = set(os.listdir(run)) - {"checkpoint.pt"}
     new = read(path)
     right = is_state(new) and equal(new, {"epoch": torch.tensor(2)})
-    require(right, "the file is not what torch.save makes of the state.")
+    require(right, "the file doesn't hold what torch.save would write for this state.")
     whole = not os.path.samefile(path, old) and read(old) == {"epoch": 1}
     require(whole, "written in place: a kill in the middle would leave half a file.")
     require(None not in seen, "for a moment there is no checkpoint: the old one goes too early.")

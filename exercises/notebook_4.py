@@ -92,7 +92,7 @@ def check_to_half(call, folder):
     require(list(state) == list(before), "your function changes the dict that it was given.")
     require(equal(state, before), "your function changes the tensors that it was given.")
     require(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
-    require(set(result) == set(state), "the names of the answer are not those of the state.")
+    require(set(result) == set(state), "the names in the answer differ from those in the state.")
     for name in ("counter", "mask"):
         require(
             same(result[name], state[name]),
@@ -104,7 +104,7 @@ def check_to_half(call, folder):
         infinite = result[name].isinf().any()
         require(not infinite, f"a number in {name} has become infinite: float16 ends at 65,504.")
         require(
-            same(result[name], state[name]), f"{name} does not fit into float16: keep it as it is."
+            same(result[name], state[name]), f"{name} doesn't fit into float16: keep it as it is."
         )
     name = "nearly_too_large"
     require_half(name, result[name], state[name], " (65,510 is rounded to 65,504)")
@@ -137,11 +137,11 @@ def check_save_newest(call, folder):
             call(state, folder, epoch, keep, when=f"for epoch {epoch}, ")
             after = f"after epochs {', '.join(map(str, saved))} with keep={keep},"
             path = os.path.join(folder, f"epoch-{epoch}.pt")
-            own = f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?"
+            own = f"{after} there is no epoch-{epoch}.pt: was it taken for an old one?"
             require(os.path.isfile(path), own)
             content = read(path)
             right = is_state(content) and equal(content, state)
-            require(right, "the file is not what torch.save makes of the state.")
+            require(right, "the file doesn't hold what torch.save would write for this state.")
             there = set(os.listdir(folder))
             for name in others:
                 require(name in there, f"{name} is not a checkpoint of an epoch, and it is gone.")

@@ -71,7 +71,10 @@ def check_load_lean(call, folder):
             right = torch.equal(tensor, saved[name].to(tensor.dtype))
             require(right, f"{name} doesn't hold the numbers in the file.")
         learns = all(p.requires_grad for p in model.parameters())
-        require(learns and len([*model.parameters()]) == 6, "the model has lost parameters.")
+        require(
+            learns and len([*model.parameters()]) == 6,
+            "the model's parameters are missing or frozen.",
+        )
         twice = "to_empty takes memory for a second copy of the model: use assign=True instead."
         require(not filled, twice)
         require(not unpickled, "weights_only=False would run code from the file.")

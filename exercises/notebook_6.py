@@ -251,7 +251,7 @@ CARELESS = [
         "a run was called exact that ends without one of its tensors: compare the names too.",
     ),
     (
-        "gets another tensor",
+        "gets an extra tensor",
         add_a_name,
         "a run was called exact that ends with one more tensor: compare the names too.",
     ),
@@ -335,4 +335,4 @@ def check_continues_exactly(call, folder):
         )
     for flaw, spoil, hint in CARELESS:
         require(not ask(f"for a run that {flaw}, ", flaw, spoil), hint)
-    return "a forgotten momentum, a different order, and a single wrong bit are found"
+    return "forgotten momentum, a different order, and a single wrong bit are found"

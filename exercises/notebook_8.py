@@ -30,10 +30,10 @@ def check_save_interval(call, folder):
         if equals(right) or equals(daly) or equals(daly_in_full):
             continue
         require(not equals(right**2), f"{what}that is the square of the right answer.")
-        require(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
+        require(not equals(right / math.sqrt(2)), f"{what}the factor 2 in the formula is missing.")
         require(
             machines == 1 or not equals(right * math.sqrt(machines)),
-            f"{what}that is right for one machine; of {machines}, one fails so much earlier.",
+            f"{what}that is right for one machine; with {machines}, one of them fails much sooner.",
         )
         require(
             machines == 1 or not equals(right * machines),
@@ -101,7 +101,7 @@ def compare_logs(after, wanted, what):
     if after.startswith(wanted) and "\n" not in after[len(wanted) :]:
         raise Hint(f"{what}, half a line stays at the end: {after[len(wanted) :]!r}.")
     if after + "\n" == wanted:
-        raise Hint(f"{what}, the last line has lost its end: the next one would run into it.")
+        raise Hint(f"{what}, the last line has lost its newline: the next one would run into it.")
     steps, right = ([line.split(" ")[0] for line in t.splitlines()] for t in (after, wanted))
     if steps != right:
         raise Hint(f"{what}, the steps {shorten(right)} should stay; yours keeps {shorten(steps)}.")
@@ -142,7 +142,9 @@ def is_atomic(call, path, before, wanted):
     compare_logs(read_or_none(path) or "", wanted, "for 1,999 steps of which 1,000 are saved")
     for text in moments:
         require(text is not None, "for a moment, there is no log: a kill would lose all of it.")
-        require(text in (before, wanted), "for a moment, the log holds a part of what should stay.")
+        require(
+            text in (before, wanted), "for a moment, the log holds only part of what should stay."
+        )
     hint = (
         "the log is written in place: a kill in between would lose lines. Write a new file first."
     )

@@ -137,7 +137,7 @@ def test_an_error_in_the_function_is_told_with_its_name(ask):
 def test_a_check_asks_for_the_function_itself(ask, name):
     for answer in (42, "text", None, ..., Unequal()):
         assert ask(name, answer) == (
-            f"✗ give the check the function {name} itself, without calling it."
+            f"✗ pass the function {name} itself to the check, without calling it."
         )
 
 

@@ -173,7 +173,7 @@ def evaluates_first(trained, fresh, path):
     SOLVED["move_classifier"](trained, fresh, path)
 
 
-@move_classifier.wrong("your function leaves another file behind: part.pt.bak")
+@move_classifier.wrong("your function leaves an extra file behind: part.pt.bak")
 def leaves_a_backup(trained, fresh, path):
     SOLVED["move_classifier"](trained, fresh, path)
     torch.save(trained.classifier.state_dict(), f"{path}.bak")
@@ -458,7 +458,7 @@ def tensors_counted(state):
     return len(tensors_of(state))
 
 
-@optimizer_bytes.wrong("too few bytes for Adam, which keeps other tensors: they are exp_avg")
+@optimizer_bytes.wrong("too few bytes for Adam, which keeps different tensors: they are exp_avg")
 def momentum_only(state):
     return sum(
         tensors["momentum_buffer"].nbytes
@@ -467,7 +467,7 @@ def momentum_only(state):
     )
 
 
-@optimizer_bytes.wrong("for Adam, which keeps other tensors, your function raises KeyError")
+@optimizer_bytes.wrong("for Adam, which keeps different tensors, your function raises KeyError")
 def momentum_of_all(state):
     return sum(tensors["momentum_buffer"].nbytes for tensors in state["state"].values())
 
@@ -494,7 +494,7 @@ def prints_it(state):
     print(end="")
 
 
-@optimizer_bytes.wrong("too few bytes for Adam, which keeps other tensors: they are exp_avg")
+@optimizer_bytes.wrong("too few bytes for Adam, which keeps different tensors: they are exp_avg")
 def without_step(state):
     states = state["state"].values()
     return sum(

@@ -46,7 +46,7 @@ def no_map_location(path, model):
     return model
 
 
-@load_into_cpu.wrong("the model does not hold what is in the file")
+@load_into_cpu.wrong("the model doesn't hold what is in the file")
 def loads_a_part(path, model):
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {name: tensor for name, tensor in state.items() if "features" in name}
@@ -87,7 +87,7 @@ def swallows_what_is_unsafe(path, model):
     return model
 
 
-@load_into_cpu.wrong("a cut file can't be loaded, and the caller got no error")
+@load_into_cpu.wrong("a truncated file can't be loaded, and the caller got no error")
 def swallows_what_is_damaged(path, model):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,7 +97,7 @@ def swallows_what_is_damaged(path, model):
     return model
 
 
-@load_into_cpu.wrong("a file without classifier.0.bias does not fit, and the caller got no error")
+@load_into_cpu.wrong("a file without classifier.0.bias doesn't fit, and the caller got no error")
 def not_strict(path, model):
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state, strict=False)
@@ -149,7 +149,7 @@ def into_a_copy_first(path, model):
     return model
 
 
-@load_into_cpu.wrong("a file with an extra layer does not fit")
+@load_into_cpu.wrong("a file with an extra layer doesn't fit")
 def missing_keys_only(path, model):
     state = torch.load(path, map_location="cpu", weights_only=True)
     if model.load_state_dict(state, strict=False).missing_keys:
@@ -157,7 +157,7 @@ def missing_keys_only(path, model):
     return model
 
 
-@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] doesn't fit")
 def copied_one_by_one(path, model):
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state.keys() != model.state_dict().keys():
@@ -167,7 +167,7 @@ def copied_one_by_one(path, model):
     return model
 
 
-@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] doesn't fit")
 def data_exchanged(path, model):
     state = torch.load(path, map_location="cpu", weights_only=True)
     own = model.state_dict(keep_vars=True)
@@ -201,7 +201,7 @@ def returns_a_loaded_copy(path, model):
     return SOLVED["load_into_cpu"](path, copy.deepcopy(model))
 
 
-@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] does not fit")
+@load_into_cpu.wrong("a file whose classifier.0.bias has shape [1] instead of [3] doesn't fit")
 def what_has_the_right_shape(path, model):
     own = model.state_dict()
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -226,7 +226,7 @@ def rate_in_the_state(path, optimizer, learning_rate):
     return optimizer
 
 
-@resume_slower.wrong("the rates are those of the file: loading overwrites what was set")
+@resume_slower.wrong("the rates are the ones in the file: loading overwrites what you set")
 def rate_before_loading(path, optimizer, learning_rate):
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -252,7 +252,7 @@ def a_new_optimizer(path, optimizer, learning_rate):
     return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
 
 
-@resume_slower.wrong("the rates are those of the file")
+@resume_slower.wrong("the rates are the ones in the file")
 def rate_as_an_attribute(path, optimizer, learning_rate):
     optimizer.load_state_dict(load(path))
     optimizer.lr = learning_rate
@@ -264,7 +264,7 @@ def rate_of_the_constructor(path, optimizer, learning_rate):
     SOLVED["resume_slower"](path, optimizer, rate)
 
 
-@resume_slower.wrong("the momentum is not that of the file")
+@resume_slower.wrong("the momentum isn't the one in the file")
 def momentum_set_to_zero(path, optimizer, learning_rate):
     SOLVED["resume_slower"](path, optimizer, learning_rate)
     for state in optimizer.state.values():
@@ -302,7 +302,7 @@ def settings_of_the_first_group(path, optimizer, learning_rate):
         group.update(first, lr=learning_rate)
 
 
-@resume_slower.wrong("its next step is not that of the saved one")
+@resume_slower.wrong("its next step differs from the saved optimizer's")
 def state_by_number(path, optimizer, learning_rate):
     saved = load(path)
     optimizer.state.update(saved["state"])
@@ -355,7 +355,7 @@ def momentum_by_hand(path, optimizer, learning_rate):
         group.update({n: v for n, v in other.items() if n != "params"}, lr=learning_rate)
 
 
-@resume_slower.wrong("for Adam, the optimizer's state is not that of the file")
+@resume_slower.wrong("for Adam, the optimizer's state isn't the one in the file")
 def momentum_if_there_is_one(path, optimizer, learning_rate):
     saved = load(path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -439,7 +439,7 @@ def not_renamed_and_not_strict(state, model, old, new):
     model.load_state_dict(state, strict=False)
 
 
-@load_renamed.wrong("not one tensor was loaded, and no error said so")
+@load_renamed.wrong("no tensor was loaded, and nothing warned you")
 def all_names_wrong(state, model, old, new):
     model.load_state_dict({f"{new}.{name}": state[name] for name in state}, strict=False)
 
@@ -449,7 +449,7 @@ def by_position(state, model, old, new):
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
 
 
-@load_renamed.wrong("weight does not hold the tensor of")
+@load_renamed.wrong("weight should hold the tensor of")
 def by_alphabet(state, model, old, new):
     names = zip(sorted(model.state_dict()), sorted(state), strict=True)
     model.load_state_dict({name: state[before] for name, before in names})
@@ -502,12 +502,12 @@ def weight_and_bias(state, model, old, new):
     model.load_state_dict(state)
 
 
-@load_renamed.wrong("a state without stem.bias loads as well")
+@load_renamed.wrong("a state without stem.bias is accepted too")
 def renamed_but_not_strict(state, model, old, new):
     model.load_state_dict(renamed(state, old, new), strict=False)
 
 
-@load_renamed.wrong("right, but a state without stem.bias loads as well")
+@load_renamed.wrong("right, but a state without stem.bias is accepted too")
 def only_the_layer_is_strict(state, model, old, new):
     state = renamed(state, old, new)
     inner = {n.removeprefix(f"{new}."): t for n, t in state.items() if n.startswith(f"{new}.")}
@@ -515,7 +515,7 @@ def only_the_layer_is_strict(state, model, old, new):
     model.load_state_dict(state, strict=False)
 
 
-@load_renamed.wrong("right, but a state without stem.bias loads as well")
+@load_renamed.wrong("right, but a state without stem.bias is accepted too")
 def fills_gaps(state, model, old, new):
     model.load_state_dict({**model.state_dict(), **renamed(state, old, new)})
 
@@ -562,7 +562,7 @@ def with_a_hook_that_stays(state, model, old, new):
     model.load_state_dict(state)
 
 
-@load_renamed.wrong("right, but a state with an extra tensor loads as well")
+@load_renamed.wrong("right, but a state with an extra tensor is accepted too")
 def missing_only(state, model, old, new):
     if model.load_state_dict(renamed(state, old, new), strict=False).missing_keys:
         raise KeyError("a tensor is missing")

@@ -533,7 +533,7 @@ def another_name(state, path):
     torch.save(state, path + ".pt")
 
 
-@save_atomically.wrong("the file is not what torch.save makes of the state")
+@save_atomically.wrong("the file doesn't hold what torch.save would write for this state")
 def something_else(state, path):
     SOLVED["save_atomically"]({"state": state}, path)
 

@@ -159,7 +159,7 @@ def looks_at_the_maximum(state):
     return {name: t.half() if fits(t) else t for name, t in state.items()}
 
 
-@to_half.wrong("too_large does not fit into float16: keep it as it is")
+@to_half.wrong("too_large doesn't fit into float16: keep it as it is")
 def clamped(state):
     return {
         n: t.clamp(-65504, 65504).half() if t.is_floating_point() else t for n, t in state.items()
@@ -198,7 +198,7 @@ def halved_in_place(state):
     return state
 
 
-@to_half.wrong("the names of the answer are not those of the state")
+@to_half.wrong("the names in the answer differ from those in the state")
 def what_fits(state):
     return {n: t for n, t in SOLVED["to_half"](state).items() if t.dtype == torch.float16}
 
@@ -234,7 +234,7 @@ def two_types_only(state):
     return {name: t.half() if fits(t) else t for name, t in state.items()}
 
 
-@to_half.wrong("too_large does not fit into float16: keep it as it is")
+@to_half.wrong("too_large doesn't fit into float16: keep it as it is")
 def without_infinities(state):
     return {n: torch.nan_to_num(t.half()) if t.is_floating_point() else t for n, t in state.items()}
 
@@ -377,7 +377,7 @@ def another_file_name(state, folder, epoch, keep):
     torch.save(state, os.path.join(folder, f"epoch-{epoch:03d}.pt"))
 
 
-@save_newest.wrong("the file is not what torch.save makes of the state")
+@save_newest.wrong("the file doesn't hold what torch.save would write for this state")
 def with_its_epoch(state, folder, epoch, keep):
     SOLVED["save_newest"]({"epoch": epoch, "state": state}, folder, epoch, keep)
 

@@ -126,7 +126,7 @@ def in_a_model_around_it(path, make_model):
     return torch.nn.Sequential(SOLVED["load_lean"](path, make_model))
 
 
-@load_lean.wrong("the model has lost parameters")
+@load_lean.wrong("the model's parameters are missing or frozen")
 def no_parameters(path, make_model):
     return SOLVED["load_lean"](path, make_model).requires_grad_(False)
 

@@ -30,7 +30,7 @@ def daly(save_time, mtbf, machines):
     return young(save_time, mtbf, machines) - save_time
 
 
-@save_interval.wrong("the two in the formula is missing")
+@save_interval.wrong("the factor 2 in the formula is missing")
 def without_the_two(save_time, mtbf, machines):
     return (save_time * mtbf / machines) ** 0.5
 
@@ -202,7 +202,7 @@ def deleted_first(path, step):
         replace(path, kept)
 
 
-@continue_log.wrong("for a moment, the log holds a part")
+@continue_log.wrong("for a moment, the log holds only part")
 def written_to_the_end_after_the_rename(path, step):
     if os.path.exists(path):
         kept = [line for line in lines_of(path) if is_kept(line, step)]
@@ -211,7 +211,7 @@ def written_to_the_end_after_the_rename(path, step):
             file.writelines(kept[10:])
 
 
-@continue_log.wrong("for a moment, the log holds a part")
+@continue_log.wrong("for a moment, the log holds only part")
 def emptied_before_the_rename(path, step):
     if os.path.exists(path):
         kept = [line for line in lines_of(path) if is_kept(line, step)]
@@ -219,7 +219,7 @@ def emptied_before_the_rename(path, step):
         replace(path, kept)
 
 
-@continue_log.wrong("the last line has lost its end")
+@continue_log.wrong("the last line has lost its newline")
 def without_line_ends(path, step):
     if os.path.exists(path):
         replace(path, "\n".join(line[:-1] for line in lines_of(path) if is_kept(line, step)))
