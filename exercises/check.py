@@ -33,7 +33,7 @@ def require(condition, hint):
         raise Hint(hint)
 
 
-need = require  # the checks of notebooks 7, 9 and 10 use the former name
+need = require  # notebooks 7, 9 and 10 use the former name
 
 
 def exercise(check):

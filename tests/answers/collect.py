@@ -9,9 +9,9 @@ class Answers:
     RIGHT[exercise] is a list of functions, WRONG[exercise] a dict from a function to its hint.
     """
 
-    def __init__(self, exercise, RIGHT, WRONG):
-        self._right = RIGHT.setdefault(exercise, [])
-        self._wrong = WRONG.setdefault(exercise, {})
+    def __init__(self, exercise, right, wrong):
+        self._right = right.setdefault(exercise, [])
+        self._wrong = wrong.setdefault(exercise, {})
 
     def right(self, answer):
         self._right.append(answer)

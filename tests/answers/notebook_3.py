@@ -551,7 +551,7 @@ def with_a_name_of_the_process(state, path):
     os.replace(temporary, path)
 
 
-@save_atomically.wrong("a killed process left its temporary file, and now saving fails")
+@save_atomically.wrong("a killed process left its temporary file, and now saving fails: every")
 def only_a_new_file(state, path):
     try:
         with open(f"{path}.tmp", "xb") as file:

@@ -666,3 +666,18 @@ def continues_a_new_run(make_run, train, cut, end):
     continued.load_state_dict(make_run().state_dict())
     train(continued, cut, end)
     return same_states(whole, continued)
+
+
+@continues_exactly.wrong("your function raises TypeError: Got unsupported ScalarType BFloat16")
+def by_the_bytes_of_numpy(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    ours, theirs = whole.state_dict(), continued.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[name].numpy().tobytes() == theirs[name].numpy().tobytes() for name in ours
+    )
+
+
+@continues_exactly.wrong("a run that rounds what it loads was called exact")
+def as_it_is_printed(make_run, train, cut, end):
+    whole, continued = both(make_run, train, cut, end)
+    return str(whole.state_dict()) == str(continued.state_dict())
