@@ -48,7 +48,7 @@ def exercise(check):
         name = check.__name__.removeprefix("check_")
         if callable(answer):
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
                 line = try_out(check, answer, name)
             if line.startswith("✗") and (first := printed.getvalue().strip().partition("\n")[0]):
                 line += f" (It printed: {first[:40]}{'...' * (len(first) > 40)})"

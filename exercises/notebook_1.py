@@ -79,7 +79,7 @@ def check_move_classifier(call, folder):
     require(
         set(saved) == set(own)
         and all(any(same(saved[n], own[n] + number) for number in numbers) for n in own),
-        "the file doesn't hold all parameters of the classifier.",
+        "the file doesn't hold all parameters of the classifier as they are.",
     )
     require(
         equal(copy_of(fresh.features), features_before),

@@ -61,7 +61,7 @@ def find_damage(path):
 
 @exercise
 def check_is_intact(call, folder):
-    """Cut a file, and flip one bit of it, every 41st of them in turn."""
+    """Cut a file, and flip one bit of it, every 83rd of them in turn."""
     with watch_unpickling() as unpickled:
         try_damaged_files(call, os.path.join(folder, "model.pt"), unpickled)
     return "flipped bits, half a file and an empty one are found, and a whole file is intact"
@@ -105,7 +105,7 @@ def try_damaged_files(call, path, unpickled):
         ("an empty file", b""),
     ]:
         require(not ask(content, name), f"{name} was called intact.")
-    for bit in range(0, 8 * len(whole), 41):
+    for bit in range(0, 8 * len(whole), 83):
         if ask(with_flip(bit), f"a flipped bit in byte {bit // 8} of {len(whole)}"):
             damage = find_damage(path)  # some bits don't matter, such as those of a date
             require(

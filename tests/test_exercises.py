@@ -114,8 +114,9 @@ def test_an_absurd_answer_gets_a_line(ask, name, absurd):
 
 def test_what_an_answer_prints_stays_in_one_line(ask):
     def prints(state):
-        print("first")
-        print("second", file=sys.stderr)
+        print("first", file=sys.stderr)
+        print("second")
+        print("third")
         return SOLVED["optimizer_bytes"](state)
 
     def prints_and_is_wrong(state):
@@ -124,7 +125,7 @@ def test_what_an_answer_prints_stays_in_one_line(ask):
     assert ask("optimizer_bytes", prints) == ask("optimizer_bytes", SOLVED["optimizer_bytes"])
     line = ask("optimizer_bytes", prints_and_is_wrong)
     assert line.startswith("✗ too few bytes for SGD with momentum")
-    assert line.endswith("(It printed: first)")
+    assert line.endswith("(It printed: second)")
 
 
 def test_an_error_in_the_function_is_told_with_its_name(ask):
