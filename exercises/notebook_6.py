@@ -185,6 +185,10 @@ def lose_a_sign(state):
     state["skipped"] = state["skipped"].abs()
 
 
+def change_a_nan(state):
+    change_a_bit(state["best"], ...)
+
+
 def change_a_type(state):
     state["average"] = state["average"].double()
 
@@ -234,6 +238,11 @@ CARELESS = [
         "loses the sign of a zero",
         lose_a_sign,
         "a run was called exact that has 0.0 instead of -0.0: they are equal, but not bit for bit.",
+    ),
+    (
+        "changes a NaN",
+        change_a_nan,
+        "a run was called exact that ends with a different NaN: a NaN has bits too.",
     ),
     (
         "changes a type",
