@@ -1,14 +1,17 @@
 """What all checks of the exercises share.
 
-A check tries a student's function out, on models and files of its own, in a folder that is gone
+A check tries out a student's function on models and files of its own, in a folder that is deleted
 afterwards, and prints one line: ✓ and what was shown, ✗ and a hint, or "Not answered yet". Whatever
-the function does, a check raises nothing and leaves the random numbers as they were.
+the function does or prints, a check raises nothing, prints one line, and leaves the random numbers
+as they were.
 """
 
 import contextlib
 import functools
+import io
 import numbers
 import os
+import pickle
 import tempfile
 import textwrap
 import traceback
@@ -24,32 +27,40 @@ class Hint(Exception):
     """What is wrong with an answer, in one sentence."""
 
 
-def need(condition, hint):
+def require(condition, hint):
     """Raise the hint unless the condition holds."""
     if not condition:
         raise Hint(hint)
 
 
+need = require  # notebooks 7, 9 and 10 use the former name
+
+
 def exercise(check):
     """Turn `check(call, folder)`, which returns what was shown, into a check of a function.
 
-    In `check`, `call(*arguments)` calls the student's function, and `folder` is an empty one, which
-    is not the working directory.
+    In `check`, `call(*arguments)` calls the student's function, and `folder` is empty. The working
+    directory holds nothing else.
     """
 
     @functools.wraps(check)
     def check_answer(answer):
         name = check.__name__.removeprefix("check_")
         if callable(answer):
-            print(try_out(check, answer, name))
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+                line = try_out(check, answer, name)
+            if line.startswith("✗") and (first := printed.getvalue().strip().partition("\n")[0]):
+                line += f" (It printed: {first[:40]}{'...' * (len(first) > 40)})"
+            print(line)
         else:
-            print(f"✗ give the check the function {name} itself, without calling it.")
+            print(f"✗ pass the function {name} itself to the check, without calling it.")
 
     return check_answer
 
 
 def try_out(check, answer, name):
-    """Return the line that a check has to say about an answer."""
+    """Return the line that a check prints about an answer."""
 
     def call(*arguments, when=""):
         try:
@@ -64,7 +75,7 @@ def try_out(check, answer, name):
 
     try:
         with (
-            # What a function writes without naming a folder goes to this one, too.
+            # What a function writes without naming a folder goes to this one.
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             contextlib.chdir(folder),
             mock.patch("tempfile.tempdir", folder),
@@ -82,7 +93,7 @@ def try_out(check, answer, name):
 
 
 def is_skeleton(error):
-    """Tell whether an error is the line `raise NotImplementedError` of an exercise.
+    """Return whether an error is the line `raise NotImplementedError` of an exercise.
 
     PyTorch raises this kind of error as well, but with a message.
     """
@@ -95,13 +106,34 @@ def in_a_line(error):
     return textwrap.shorten(text, 130, placeholder=" ...")
 
 
-def refuses(call, *arguments):
-    """Tell whether the student's function raises an error."""
+def error_of(call, *arguments):
+    """Return the error that the student's function raises, or None."""
     try:
         call(*arguments)
-    except Hint:
-        return True
-    return False
+    except Hint as hint:
+        return hint.__cause__
+    except KeyboardInterrupt as error:
+        return error
+    return None
+
+
+def refuses(call, *arguments):
+    """Return whether the student's function raises an error."""
+    return error_of(call, *arguments) is not None
+
+
+@contextlib.contextmanager
+def watch_unpickling():
+    """Yield a list that gets an item for each file opened with weights_only=False."""
+    opened = []
+
+    class Unpickler(pickle.Unpickler):
+        def __init__(self, *arguments, **named):
+            opened.append(True)
+            super().__init__(*arguments, **named)
+
+    with mock.patch("pickle.Unpickler", Unpickler):
+        yield opened
 
 
 class Net(nn.Module):
@@ -114,7 +146,7 @@ class Net(nn.Module):
 
 
 def named_layers(*names):
-    """Return a model with linear layers of one shape; `"block.dense"` stands inside `block`."""
+    """Return a model with linear layers of one shape; `"block.dense"` is inside `block`."""
     model = nn.Module()
     for name in names:
         outer, _, inner = name.rpartition(".")
@@ -125,15 +157,44 @@ def named_layers(*names):
 
 
 class Unpicklable:
-    """What stops torch.save in the middle, as a full disk or a kill does."""
+    """What stops torch.save halfway, as a full disk does, or the stop button."""
+
+    def __init__(self, error=None):
+        self.error = error or OSError("no space left on the disk")
 
     def __reduce__(self):
-        raise OSError("no space left on the disk")
+        raise self.error
+
+
+class Trap:
+    """What makes a folder when it is unpickled: a harmless case of a file that runs code."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
 
 
 def copy_of(module):
     """Return a copy of a module's state that no longer changes."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def flags_of(module):
+    """Return for each part of a module whether it is in training mode or can be trained."""
+    modes = {f"mode of {name}": part.training for name, part in module.named_modules()}
+    return modes | {name: p.requires_grad for name, p in module.named_parameters()}
+
+
+def require_flags(module, before, which):
+    """Raise a hint if a function has changed the mode of a module or frozen it."""
+    after = flags_of(module)
+    modes = [name for name in before if name.startswith("mode") and after.get(name) != before[name]]
+    require(not modes, f"your function puts {which} into a different mode: leave that to others.")
+    require(
+        after == before, f"your function freezes a part of {which}: it couldn't learn any more."
+    )
 
 
 def train_on(module):
@@ -142,15 +203,18 @@ def train_on(module):
         tensor += 1
 
 
-def need_number(answer):
+def require_number(answer):
     """Raise a hint unless an answer is a number."""
-    need(answer is not None, "your function returns nothing: print shows, return hands back.")
+    require(
+        answer is not None,
+        "your function returns nothing: print shows a value, return hands it back.",
+    )
     kind = type(answer).__name__
-    need(isinstance(answer, numbers.Real), f"the answer is of type {kind}, not a number.")
+    require(isinstance(answer, numbers.Real), f"the answer is of type {kind}, not a number.")
 
 
 def is_state(value):
-    """Tell whether a value is a dict from names to tensors, like a model's state."""
+    """Return whether a value is a dict from names to tensors, like a model's state."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
     )
@@ -165,10 +229,10 @@ def read(path):
 
 
 def same(one, other):
-    """Tell whether two tensors have the same type, shape and numbers."""
+    """Return whether two tensors have the same type, shape and numbers."""
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def equal(one, other):
-    """Tell whether two states hold the same names and tensors, in whichever order."""
+    """Return whether two states hold the same names and tensors, in any order."""
     return set(one) == set(other) and all(same(one[name], other[name]) for name in one)

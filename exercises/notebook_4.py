@@ -15,16 +15,16 @@ from exercises.check import (
     equal,
     exercise,
     is_state,
-    need,
-    need_number,
     read,
     refuses,
+    require,
+    require_number,
     same,
 )
 
 
 def kept_by(make, model):
-    """Return how many bytes an optimizer keeps for a model, the numbers of steps left out."""
+    """Return how many bytes an optimizer keeps for a model, without its step counts."""
     optimizer = make([p for p in model.parameters() if p.requires_grad])
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -49,68 +49,84 @@ def check_checkpoint_bytes(call, folder):
         model.register_buffer("cache", torch.zeros(5), persistent=False)
         before = copy_of(model)
         answer = call(model, copies, when=f"for {name}, ")
-        need_number(answer)
-        need(equal(copy_of(model), before), "your function changes the model.")
+        require_number(answer)
+        require(equal(copy_of(model), before), "your function changes the model.")
 
         state, parameters = before.values(), list(model.parameters())
         in_state, in_all = (sum(t.nbytes for t in tensors) for tensors in (state, parameters))
         kept = kept_by(make, model)
         if answer != in_state + kept:
-            need(answer != in_all + kept, "the buffers are missing: model.state_dict() has them.")
+            require(
+                answer != in_all + kept, "the buffers are missing: model.state_dict() has them."
+            )
             doubled = copies and answer == in_state * (1 + copies)
-            need(not doubled, "an optimizer keeps something for parameters, and not for buffers.")
-            need(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
+            require(not doubled, "an optimizer keeps tensors for parameters, not for buffers.")
+            require(answer != in_state + copies * in_all, "it keeps nothing for frozen parameters.")
             in_cache = answer == in_state + kept + model.cache.nbytes
-            need(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
+            require(not in_cache, "a buffer with persistent=False is not in model.state_dict().")
             raise Hint(f"for {name}, it is {in_state + kept} bytes, not {answer!s:.12}.")
     with torch.device("meta"):
         huge = nn.Linear(100_000, 1_000_000)  # shapes and types, and no memory
     answer = call(huge, 2, when="for a model of 400 GB, ")
     wanted = 3 * sum(p.nbytes for p in huge.parameters())
-    need(answer == wanted, f"for a model of 400 GB, it is {wanted} bytes, not {answer!s:.20}.")
+    require(answer == wanted, f"for a model of 400 GB, it is {wanted} bytes, not {answer!s:.20}.")
     return f"as real optimizers keep it; a model of 400 GB makes {wanted / 1e9:,.0f} GB with Adam"
 
 
 @exercise
 def check_to_half(call, folder):
-    """Hand it numbers that half precision has, numbers that it doesn't, and whole numbers."""
+    """Hand it numbers that half precision has, numbers that it doesn't have, and integers."""
     state = {
         "weight": torch.randn(3, 2),
         "largest": torch.tensor([65504.0, -65504.0]),
         "too_large": torch.tensor([1.0, 1e5]),
         "too_negative": torch.tensor([1.0, -1e5]),
         "double": torch.tensor([0.1, -0.2], dtype=torch.float64),
+        "brain_float": torch.tensor([0.5, -3.0], dtype=torch.bfloat16),
+        "nearly_too_large": torch.tensor([65510.0, -65510.0]),
         "counter": torch.tensor(100_001),
         "mask": torch.tensor([True, False]),
     }
     before = {name: tensor.clone() for name, tensor in state.items()}
     result = call(state)
-    need(list(state) == list(before), "your function changes the dict it was given.")
-    need(equal(state, before), "your function changes the tensors it was given.")
-    need(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
-    need(set(result) == set(state), "the names of the answer are not those of the state.")
+    require(list(state) == list(before), "your function changes the dict that it was given.")
+    require(equal(state, before), "your function changes the tensors that it was given.")
+    require(is_state(result), f"the answer is of type {type(result).__name__}, not a state_dict.")
+    require(set(result) == set(state), "the names in the answer differ from those in the state.")
     for name in ("counter", "mask"):
-        need(
+        require(
             same(result[name], state[name]),
-            f"{name} is no floating-point tensor: keep it as it is.",
+            f"{name} is not a floating-point tensor: keep it as it is.",
         )
-    for name in ("weight", "double", "largest"):
-        half = result[name].dtype == torch.float16
-        need(half, f"{name} has numbers that fit into float16, but it is {result[name].dtype}.")
-        right = torch.equal(result[name], state[name].half())
-        need(right, f"{name} has not the numbers that half() makes of it.")
+    for name in ("weight", "double", "largest", "brain_float"):
+        require_half(name, result[name], state[name])
     for name in ("too_large", "too_negative"):
         infinite = result[name].isinf().any()
-        need(not infinite, f"a number in {name} has become infinite: float16 ends at 65504.")
-        need(
-            same(result[name], state[name]), f"{name} does not fit into float16: keep it as it is."
+        require(not infinite, f"a number in {name} has become infinite: float16 ends at 65,504.")
+        require(
+            same(result[name], state[name]), f"{name} doesn't fit into float16: keep it as it is."
         )
-    return "what fits is in half precision; what would overflow and whole numbers are as they were"
+    name = "nearly_too_large"
+    require_half(name, result[name], state[name], " (65,510 is rounded to 65,504)")
+    empty = {"empty": torch.empty(0, 2)}
+    result = call(empty, when="for a tensor without elements, ")
+    half = is_state(result) and equal(result, {"empty": empty["empty"].half()})
+    require(half, "nothing in a tensor without elements becomes infinite: make it float16.")
+    return "what fits is in half precision; what would overflow and the integers are unchanged"
+
+
+def require_half(name, answer, tensor, why=""):
+    """Raise a hint unless an answer is a tensor in half precision."""
+    half = answer.dtype == torch.float16
+    fits = f"nothing in {name} becomes infinite in float16{why}"
+    require(half, f"{fits}, but it is {answer.dtype}.")
+    right = torch.equal(answer, tensor.half())
+    require(right, f"{name} doesn't have the numbers that half() makes of it.")
 
 
 @exercise
 def check_save_newest(call, folder):
-    """Save epochs with gaps among other files, whose times of writing are no guide."""
+    """Save epochs with gaps among other files, with misleading modification times."""
     others, saved = ["best.pt", "epoch-1.txt", "old-epoch-2.pt"], []
     for name in others:
         open(os.path.join(folder, name), "w").close()
@@ -121,25 +137,43 @@ def check_save_newest(call, folder):
             call(state, folder, epoch, keep, when=f"for epoch {epoch}, ")
             after = f"after epochs {', '.join(map(str, saved))} with keep={keep},"
             path = os.path.join(folder, f"epoch-{epoch}.pt")
-            own = f"{after} there is no epoch-{epoch}.pt: not saved, or taken for old?"
-            need(os.path.isfile(path), own)
+            own = f"{after} there is no epoch-{epoch}.pt: was it taken for an old one?"
+            require(os.path.isfile(path), own)
             content = read(path)
             right = is_state(content) and equal(content, state)
-            need(right, "the file is not what torch.save makes of the state.")
+            require(right, "the file doesn't hold what torch.save would write for this state.")
             there = set(os.listdir(folder))
             for name in others:
-                need(name in there, f"{name} is no checkpoint of an epoch, and it is gone.")
+                require(name in there, f"{name} is not a checkpoint of an epoch, and it is gone.")
             for kept in saved[-keep:]:
-                need(f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there.")
+                require(
+                    f"epoch-{kept}.pt" in there, f"{after} epoch-{kept}.pt should still be there."
+                )
                 there.remove(f"epoch-{kept}.pt")
             for name in sorted(there - set(others)):
                 raise Hint(f"{after} {name} should be gone.")
             os.utime(path, (1e9 - epoch, 1e9 - epoch))  # as after copying from another machine
 
-    before = set(os.listdir(folder))
-    told = refuses(call, {"broken": Unpicklable()}, folder, 102, 1)
-    need(
-        before <= set(os.listdir(folder)), "a save broke off, and the checkpoint before it is gone."
+    def save_again(what, epoch, keep):
+        """Let a save fail partway, and compare the folder with what it was."""
+        there = set(os.listdir(folder))
+        told = refuses(call, {"broken": Unpicklable()}, folder, epoch, keep)
+        left, gone = set(os.listdir(folder)) - there, there - set(os.listdir(folder))
+        require(not gone, f"{what} failed partway, and the checkpoint before it is gone.")
+        require(told, f"{what} failed partway, and your function kept the error to itself.")
+        half = f"{what} failed partway, and left half a file: {', '.join(sorted(left))}."
+        require(not left, half)
+
+    save_again("a save", 102, 1)
+    call({"epoch": torch.tensor(103)}, folder, 103, 2, when="for epoch 103, ")
+    there = set(os.listdir(folder)) - set(others)
+    right = there == {"epoch-101.pt", "epoch-103.pt"}
+    require(right, "after saving epoch 102 failed, epochs 101 and 103 are the newest two.")
+    save_again("saving epoch 103 again", 103, 2)
+    content = read(os.path.join(folder, "epoch-103.pt"))
+    whole = is_state(content) and equal(content, {"epoch": torch.tensor(103)})
+    require(
+        whole,
+        "saving epoch 103 again failed partway, and its old file is damaged: don't write in it.",
     )
-    need(told, "a save broke off, and your function kept the error to itself.")
-    return "the newest are kept by their numbers, and none is deleted before the new one is saved"
+    return "the newest are kept by their numbers, and a save that fails partway changes nothing"

@@ -1,13 +1,27 @@
 """The checks of the exercises in notebook 5."""
 
+import contextlib
+import io
 import json
 import os
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from exercises.check import copy_of, exercise, named_layers, need, refuses, train_on
+from exercises.check import (
+    Trap,
+    copy_of,
+    equal,
+    error_of,
+    exercise,
+    named_layers,
+    refuses,
+    require,
+    train_on,
+    watch_unpickling,
+)
 
 
 def small_model():
@@ -17,8 +31,9 @@ def small_model():
 
 @exercise
 def check_load_lean(call, folder):
-    """Hand it a file in the model's own types, and one in half precision."""
-    path, devices = os.path.join(folder, "saved.pt"), []
+    """Hand it a file in the model's own types, one in half precision, and some that are no good."""
+    path, trap = os.path.join(folder, "saved.pt"), os.path.join(folder, "trap")
+    devices = []
 
     def make_model():
         devices.append(torch.empty(0).device.type)
@@ -27,41 +42,108 @@ def check_load_lean(call, folder):
     trained = small_model()
     train_on(trained)
     state = trained.state_dict()
-    for kind, convert in [("float32", lambda t: t), ("float16", torch.Tensor.half)]:
+    for kind, convert, place in [
+        ("float32", lambda t: t, "cpu"),
+        ("float16, saved on a GPU", torch.Tensor.half, "cuda:99"),
+    ]:
         saved = {n: convert(t) if t.is_floating_point() else t for n, t in state.items()}
-        torch.save(saved, path)
+        with mock.patch("torch.serialization.location_tag", return_value=place):
+            torch.save(saved, path)
         try:
-            model = call(path, make_model, when=f"for a file in {kind}, ")
+            with watch_unpickling() as unpickled, watch_to_empty() as filled:
+                model = call(path, make_model, when=f"for a file in {kind}, ")
         finally:
             if on_meta := torch.empty(0).is_meta:
                 torch.set_default_device(None)
-        need(not on_meta, "meta is still the default device: `with torch.device` would end that.")
-        need(model is not None, "your function returns nothing: return the model.")
+        still = "meta is still the default device: `with torch.device` would end that."
+        require(not on_meta, still)
+        require(model is not None, "your function returns nothing: return the model.")
         found = type(model).__name__
-        need(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")
-        need(devices and set(devices) == {"meta"}, "the model took memory: make it on meta.")
+        require(isinstance(model, nn.Module), f"the answer is of type {found}, not a model.")
+        require(devices and set(devices) == {"meta"}, "the model took memory: make it on meta.")
         tensors = model.state_dict()
-        need(set(tensors) == set(state), "return the model that make_model makes, and no other.")
+        require(set(tensors) == set(state), "return the model that make_model makes, and no other.")
         for name, tensor in tensors.items():
             on = tensor.device.type
-            need(on == "cpu", f"{name} is on {on}: without assign=True, it stays empty.")
+            require(on == "cpu", f"{name} is on {on}: without assign=True, it stays empty.")
             own = f"make_model makes it {state[name].dtype}"
-            need(tensor.dtype == state[name].dtype, f"{name} is {tensor.dtype}, but {own}.")
+            require(tensor.dtype == state[name].dtype, f"{name} is {tensor.dtype}, but {own}.")
             right = torch.equal(tensor, saved[name].to(tensor.dtype))
-            need(right, f"{name} doesn't hold the numbers in the file.")
+            require(right, f"{name} doesn't hold the numbers in the file.")
         learns = all(p.requires_grad for p in model.parameters())
-        need(learns and len([*model.parameters()]) == 6, "the model has lost parameters.")
+        require(
+            learns and len([*model.parameters()]) == 6,
+            "the model's parameters are missing or frozen.",
+        )
+        twice = "to_empty takes memory for a second copy of the model: use assign=True instead."
+        require(not filled, twice)
+        require(not unpickled, "weights_only=False would run code from the file.")
         del model, tensors, tensor  # so that nothing of the file is mapped when it is written again
 
+    torch.save({**saved, "0.bias": Trap(trap)}, path)
+    refused = refuses(call, path, make_model)
+    require(not os.path.exists(trap), "opening a file has just run code, which made a folder.")
+    require(refused, "a file that would run code was refused, and the caller got no error.")
     del saved["0.bias"]
     torch.save(saved, path)
-    need(refuses(call, path, make_model), "a file without 0.bias is loaded without an error.")
+    require(refuses(call, path, make_model), "a file without 0.bias is loaded without an error.")
     return "made on meta, filled from the file, each tensor in the type that make_model gives it"
+
+
+@contextlib.contextmanager
+def watch_to_empty():
+    """Yield a list that gets an item for each call of a module's to_empty."""
+    original, calls = nn.Module.to_empty, []
+
+    def to_empty(module, **named):
+        calls.append(named)
+        return original(module, **named)
+
+    with mock.patch.object(nn.Module, "to_empty", to_empty):
+        yield calls
+
+
+class CountingFile(io.FileIO):
+    """A file that adds up how many bytes are read from it."""
+
+    count = 0
+
+    def readinto(self, buffer):
+        size = super().readinto(buffer)
+        CountingFile.count += size or 0
+        return size
+
+    def read(self, size=-1):
+        content = super().read(size)
+        CountingFile.count += len(content)
+        return content
+
+    def readall(self):
+        content = super().readall()
+        CountingFile.count += len(content)
+        return content
+
+
+@contextlib.contextmanager
+def count_bytes_read(path):
+    """Count the bytes that are read from one file, opened in binary mode, in the block."""
+    open_any = open
+
+    def open_counted(file, mode="r", buffering=-1, *arguments, **named):
+        is_it = isinstance(file, (str, os.PathLike)) and os.path.realpath(file) == path
+        if not is_it or mode != "rb":
+            return open_any(file, mode, buffering, *arguments, **named)
+        raw = CountingFile(file)
+        return raw if buffering == 0 else io.BufferedReader(raw)
+
+    CountingFile.count = 0
+    with mock.patch("builtins.open", open_counted), mock.patch("io.open", open_counted):
+        yield
 
 
 @exercise
 def check_shapes_in(call, folder):
-    """Hand it a whole file, and one of which only the header has arrived."""
+    """Hand it a whole file, and one of which only the beginning has arrived."""
     path = os.path.join(folder, "model.safetensors")
     tensors = {"dense.weight": torch.ones(3, 2), "dense.bias": torch.ones(3), "n": torch.ones(())}
     save_file(tensors, path, metadata={"trained on": "digits, until it knew them by heart"})
@@ -71,25 +153,31 @@ def check_shapes_in(call, folder):
     header = {"w": {"dtype": "F32", "shape": [50_000, 40_000], "data_offsets": [0, 8 * 10**9]}}
     text = json.dumps(header).encode()
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-    when = "for a file whose tensors are still being downloaded, "
-    compare_shapes(call(path, when=when), {"w": [50_000, 40_000]})
+        file.write(len(text).to_bytes(8, "little") + text + bytes(ARRIVED))
+    with count_bytes_read(path):
+        when = "for a file whose tensors are still being downloaded, "
+        compare_shapes(call(path, when=when), {"w": [50_000, 40_000]})
+    all_of_it = "your function reads the tensors too, which may be larger than the memory: "
+    require(CountingFile.count < ARRIVED, f"{all_of_it}read 8 bytes, then as many as they say.")
     return "the header alone gives the shapes, even of 8 GB that haven't arrived yet"
+
+
+ARRIVED = 1_000_000  # bytes of the tensors; more than any buffer
 
 
 def compare_shapes(answer, expected):
     """Raise a hint unless an answer is a dict from the names to these shapes."""
-    need(answer is not None, "your function returns nothing: return the dict.")
+    require(answer is not None, "your function returns nothing: return the dict.")
     kind = type(answer).__name__
-    need(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
-    need("__metadata__" not in answer, "__metadata__ isn't a tensor: it's text about the file.")
-    need(set(answer) == set(expected), f"the names should be {', '.join(expected)}.")
+    require(isinstance(answer, dict), f"the answer is of type {kind}, not a dict.")
+    require("__metadata__" not in answer, "__metadata__ isn't a tensor: it's text about the file.")
+    require(set(answer) == set(expected), f"the names should be {', '.join(expected)}.")
     for name, shape in answer.items():
-        need(
+        require(
             isinstance(shape, (list, tuple)),
             f"{name}: return only the shape of each tensor, a list or tuple.",
         )
-        need(list(shape) == expected[name], f"the shape of {name} should be {expected[name]}.")
+        require(list(shape) == expected[name], f"the shape of {name} should be {expected[name]}.")
 
 
 LAYERS = ["features", "classifier.1", "classifier.2", "classifier.20"]
@@ -122,24 +210,38 @@ def check_take_over(call, folder):
         model, before = network(), dict(given)
         fresh = copy_of(model)
         call(given, model, head, when=f"for a state {kind}, ")
-        need(list(given) == list(before), "your function changes the dict it was given.")
+        require(list(given) == list(before), "your function changes the dict that it was given.")
         after = copy_of(model)
         for name in after:
             if name.startswith(f"{head}."):
                 as_it_was = torch.equal(after[name], fresh[name])
-                need(as_it_was, f"{name} should stay new, but for a state {kind}, it changed.")
+                require(as_it_was, f"{name} should stay new, but for a state {kind}, it changed.")
             else:
-                need(
+                require(
                     torch.equal(after[name], state[name]),
                     f"for a state {kind}, {name} doesn't hold the state's tensor.",
                 )
 
-    for kind, given in [
-        ("without features.bias", without(state, "features.bias")),
-        ("without classifier.20", without(state, "classifier.20.")),
-        ("with an extra layer", {**state, "extra.weight": torch.ones(2)}),
-        ("whose names begin with module.", {f"module.{n}": t for n, t in state.items()}),
+    for kind, name, given in [
+        ("without features.bias", "features.bias", without(state, "features.bias")),
+        ("without classifier.20", "classifier.20.weight", without(state, "classifier.20.")),
+        ("with an extra layer", "extra.weight", {**state, "extra.weight": torch.ones(2)}),
+        (
+            "whose names begin with module.",
+            "",  # any of them
+            {f"module.{name}": tensor for name, tensor in state.items()},
+        ),
     ]:
-        refused = refuses(call, given, network(), head)
-        need(refused, f"a state {kind} is accepted without an error.")
+        model = network()
+        fresh = copy_of(model)
+        error = error_of(call, given, model, head)
+        require(error is not None, f"a state {kind} is accepted without an error.")
+        found = type(error).__name__
+        require(
+            isinstance(error, ValueError),
+            f"for a state {kind}, raise a ValueError; yours raises {found}.",
+        )
+        require(name in str(error), f"for a state {kind}, the error doesn't name {name}.")
+        half = f"a state {kind} is refused, but after a part of it was loaded: compare first."
+        require(equal(copy_of(model), fresh), half)
     return "all layers but the last come from the state, and a state that doesn't fit is refused"

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import torch
 
-from exercises.check import exercise, need
+from exercises.check import Hint, exercise, require
 from helper.reproducibility import compute_sha256
 
 
@@ -21,33 +21,33 @@ def check_is_time_to_save(call, folder):
         end, times = 3 * group * save_every + 1, []
         for batches_done in reversed(range(end)):
             answer = call(batches_done, group, save_every, when=when)
-            need(answer is not None, "your function returns nothing: return True or False.")
+            require(answer is not None, "your function returns nothing: return True or False.")
             kind = type(answer).__name__
             text = f"after {batches_done} batches, the answer is of type {kind}"
-            need(isinstance(answer, bool), f"{text}, not True or False.")
+            require(isinstance(answer, bool), f"{text}, not True or False.")
             times += [batches_done] * answer
         compare_times(times[::-1], group, save_every, end, when)
     return "only whole groups are saved, every save_every steps of the optimizer"
 
 
 def compare_times(times, group, save_every, end, when):
-    """Raise a hint unless a run saves at the right times, which are counted in batches."""
-    need(0 not in times, "before the first batch, there is nothing to save.")
-    need(times, f"{when}your run never saves.")
+    """Raise a hint unless a run saves at the right times, counted in batches."""
+    require(0 not in times, "before the first batch, there is nothing to save.")
+    require(times, f"{when}your run never saves.")
     right = list(range(group * save_every, end, group * save_every))
     in_batches = list(range(save_every, end, save_every))
-    need(
+    require(
         times == right or times != in_batches,
         "save_every counts steps of the optimizer, and each takes a group of batches.",
     )
     for batches_done in times:
         steps, rest = divmod(batches_done, group)
         saves = f"{when}your run saves after {batches_done} batches"
-        need(rest == 0, f"{saves}, in the middle of a group: its gradients would be lost.")
-        need(batches_done in right, f"{saves}: how many steps of the optimizer is that?")
+        require(rest == 0, f"{saves}, in the middle of a group: its gradients would be lost.")
+        require(batches_done in right, f"{saves}: how many steps of the optimizer is that?")
     for batches_done in right:
         text = f"{when}your run doesn't save after {batches_done} batches"
-        need(batches_done in times, f"{text}, {batches_done // group} steps of the optimizer.")
+        require(batches_done in times, f"{text}, {batches_done // group} steps of the optimizer.")
 
 
 @exercise
@@ -68,16 +68,16 @@ def check_batch_indices(call, folder):
         set_global_seeds(2)
         again = [ask(step, 7) for step in reversed(steps)][::-1]
         seen = f"the global random numbers of {' and '.join(changed)}: use a generator of your own"
-        need(
+        require(
             batches == again or not changed,
             f"the answer depends on {seen}, seeded from seed and epoch.",
         )
-        need(
+        require(
             batches == again,
             "asked twice for the same step, your function gives different examples: the answer "
             "must depend on its arguments only.",
         )
-        need(not changed, f"your function disturbs {seen}.")
+        require(not changed, f"your function disturbs {seen}.")
         compare_sizes(batches, length, batch_size)
         epochs = [batches[i : i + per_epoch] for i in range(0, len(batches), per_epoch)]
         for number, epoch in enumerate(epochs):
@@ -85,10 +85,12 @@ def check_batch_indices(call, folder):
         if length > batch_size:
             for one, two in itertools.combinations(range(3), 2):
                 text = f"epochs {one} and {two} have the same order: each should have its own."
-                need(epochs[one] != epochs[two], text)
+                require(epochs[one] != epochs[two], text)
             for number, epoch in enumerate(epochs):
                 other = [ask(step, 8) for step in steps[number * per_epoch :][:per_epoch]]
-                need(other != epoch, f"with a different seed, epoch {number} has the same order.")
+                require(
+                    other != epoch, f"with a different seed, epoch {number} has the same order."
+                )
     return "each epoch has every example once, and step and seed alone decide where"
 
 
@@ -111,16 +113,16 @@ def global_states():
 
 def indices(answer, step):
     """Return an answer as a list of ints, or raise a hint."""
-    need(answer is not None, "your function returns nothing: return the list.")
+    require(answer is not None, "your function returns nothing: return the list.")
     kind = type(answer).__name__
     extra = ": add .tolist()" if isinstance(answer, (torch.Tensor, np.ndarray)) else ""
-    need(isinstance(answer, list), f"the answer is of type {kind}, not a list{extra}.")
+    require(isinstance(answer, list), f"the answer is of type {kind}, not a list{extra}.")
     for item in answer:
         kind, extra = type(item).__name__, ""
         if isinstance(item, torch.Tensor):
             extra = ": .tolist() gives you ints"
         text = f"the list for step {step} has an item of type {kind}, not int{extra}."
-        need(isinstance(item, numbers.Integral) and not isinstance(item, bool), text)
+        require(isinstance(item, numbers.Integral) and not isinstance(item, bool), text)
     return [int(item) for item in answer]
 
 
@@ -131,12 +133,12 @@ def compare_sizes(batches, length, batch_size):
     right = [*[batch_size] * (per_epoch - 1), rest]
     sizes = [len(batch) for batch in batches]
     when = f"with {length} examples in batches of {batch_size}, step"
-    need(
+    require(
         sizes[0] > 0 and (sizes[:per_epoch] == right or sizes[1 : per_epoch + 1] != right),
         f"{when} 0 should be the first batch of epoch 0, and step 1 the second.",
     )
     shared = set(batches[0]).intersection(batches[1]) if per_epoch > 1 else ()
-    need(
+    require(
         not shared,
         f"example {min(shared, default=0)} is in batches 0 and 1 of an epoch: an epoch has one "
         "order, and its batches are slices that don't overlap.",
@@ -144,11 +146,11 @@ def compare_sizes(batches, length, batch_size):
     for step, size in enumerate(sizes):
         epoch, batch = divmod(step, per_epoch)
         text = f"{when} {step} is batch {batch} of epoch {epoch} and has {right[batch]} examples"
-        need(
+        require(
             size <= rest or batch != per_epoch - 1,
             f"{text}; yours has {size}: don't drop the last batch, and don't fill it up.",
         )
-        need(size == right[batch], f"{text}; yours has {size}.")
+        require(size == right[batch], f"{text}; yours has {size}.")
 
 
 def compare_examples(epoch, number, length):
@@ -156,29 +158,144 @@ def compare_examples(epoch, number, length):
     found = collections.Counter(index for batch in epoch for index in batch)
     for index in sorted(found):
         text = f"{index} is not the number of an example: {length} examples are 0 to {length - 1}."
-        need(0 <= index < length, text)
+        require(0 <= index < length, text)
     twice = [index for index in found if found[index] > 1]
-    missing = sorted(set(range(length)) - set(found))
-    need(not twice, f"example {min(twice, default=0)} is in epoch {number} more than once.")
-    need(not missing, f"example {min(missing, default=0)} is missing in epoch {number}.")
+    require(not twice, f"example {min(twice, default=0)} is in epoch {number} more than once.")
+
+
+def change_a_bit(tensor, index):
+    """Change the last bit of an element of a float32 tensor."""
+    tensor.view(torch.int32)[index] ^= 1
+
+
+def change_the_last_element(state):
+    change_a_bit(state["momentum"], -2)
+
+
+def change_the_last_tensor(state):
+    state["steps"] += 1
+
+
+def cancel_in_the_sum(state):
+    state["weight"][3] += 0.5
+    state["weight"][4] -= 0.5
+
+
+def lose_a_sign(state):
+    state["skipped"] = state["skipped"].abs()
+
+
+def change_a_nan(state):
+    change_a_bit(state["best"], ...)
+
+
+def change_a_type(state):
+    state["average"] = state["average"].double()
+
+
+def change_a_shape(state):
+    state["average"] = state["average"].reshape(2, 2)
+
+
+def drop_a_name(state):
+    del state["average"]
+
+
+def add_a_name(state):
+    state["extra"] = torch.zeros(2)
+
+
+# What a careless program does when it is continued: to the state that it loads, or to the one that
+# it ends with, and a hint for an answer that calls it exact.
+CARELESS = [
+    ("forgets its momentum", None, "a run that doesn't save its momentum was called exact."),
+    (
+        "counts for itself",
+        None,
+        "a run whose batches depend on the process, not on the step, was called exact.",
+    ),
+    (
+        "rounds what it loads",
+        None,
+        "a run that rounds what it loads was called exact: compare every bit, at the end.",
+    ),
+    (
+        "changes a bit",
+        change_the_last_element,
+        "a run was called exact that differs in the last bit of one element.",
+    ),
+    (
+        "changes its last tensor",
+        change_the_last_tensor,
+        "a run was called exact whose last tensor differs: compare all of them.",
+    ),
+    (
+        "moves a half from one weight to another",
+        cancel_in_the_sum,
+        "a run was called exact in which two differences cancel in the sum.",
+    ),
+    (
+        "loses the sign of a zero",
+        lose_a_sign,
+        "a run was called exact that has 0.0 instead of -0.0: they are equal, but not bit for bit.",
+    ),
+    (
+        "changes a NaN",
+        change_a_nan,
+        "a run was called exact that ends with a different NaN: a NaN has bits too.",
+    ),
+    (
+        "changes a type",
+        change_a_type,
+        "a run was called exact that ends with float64 instead of float32: compare types too.",
+    ),
+    (
+        "changes a shape",
+        change_a_shape,
+        "a run was called exact that ends with a tensor of a different shape.",
+    ),
+    (
+        "loses a tensor",
+        drop_a_name,
+        "a run was called exact that ends without one of its tensors: compare the names too.",
+    ),
+    (
+        "gets an extra tensor",
+        add_a_name,
+        "a run was called exact that ends with one more tensor: compare the names too.",
+    ),
+]
 
 
 class Run:
-    """A run of numbers: a weight, a momentum, and what a careless program does with them."""
+    """A run of numbers: some tensors, and what a careless program does with them."""
 
-    def __init__(self, flaw):
-        self.flaw, self.count = flaw, 0
-        self.state = {name: torch.ones(30) for name in ("weight", "momentum")}
+    def __init__(self, flaw=None, spoil=None):
+        self.flaw, self.spoil, self.count, self.is_continued = flaw, spoil, 0, False
+        self.state = {
+            "best": torch.tensor(torch.nan),  # nothing has been evaluated yet
+            "weight": torch.ones(30),
+            "momentum": torch.ones(30),
+            "average": torch.zeros(4),
+            "half": torch.ones(2, dtype=torch.bfloat16),
+            "skipped": torch.tensor([-0.0, 1.0]),
+            "empty": torch.empty(0),
+            "steps": torch.tensor(0),
+        }
 
     def state_dict(self):
         state = dict(self.state)
-        if self.flaw == "forgets":
+        if self.flaw == "forgets its momentum":
             del state["momentum"]
+        if self.spoil and self.is_continued:
+            state = {name: tensor.clone() for name, tensor in state.items()}
+            self.spoil(state)
         return state
 
     def load_state_dict(self, state):
+        self.is_continued = True
         self.state.update({name: tensor.clone() for name, tensor in state.items()})
-        if self.flaw == "rounds":  # in the sixth digit
+        if self.flaw == "rounds what it loads":  # in the sixth decimal
             self.state["weight"] = (self.state["weight"] * 2**20).round() / 2**20
 
 
@@ -191,41 +308,40 @@ def train(run, first, last):
         run.state["momentum"] *= 0.9
         run.state["momentum"] += gradient
         run.state["weight"] -= 0.1 * run.state["momentum"]
+        run.state["average"] += 0.1 * (run.state["weight"][:4] - run.state["average"])
+        run.state["steps"] += 1
 
 
 @exercise
 def check_continues_exactly(call, folder):
-    """Hand it a run that continues exactly, and three that don't."""
-    calls = []
+    """Hand it a run that continues exactly, and some that don't."""
 
-    def noted(run, first, last):
-        calls.append((run, first, last))
-        train(run, first, last)
+    def ask(when, *careless):
+        """Return the answer for a kind of run, and check which runs were trained."""
+        calls = []
 
-    answers = {}
-    for flaw in (None, "forgets", "counts for itself", "rounds"):
-        calls.clear()
-        when = "for a run that continues exactly, " if flaw is None else f"for one that {flaw}, "
-        answer = call(lambda flaw=flaw: Run(flaw), noted, 5, 12, when=when)
+        def train_and_note(run, first, last):
+            calls.append((run, first, last))
+            train(run, first, last)
+
+        answer = call(lambda: Run(*careless), train_and_note, 5, 12, when=when)
         kind = type(answer).__name__
-        need(isinstance(answer, bool), f"the answer is of type {kind}, not True or False.")
-        answers[flaw] = answer
+        require(isinstance(answer, bool), f"the answer is of type {kind}, not True or False.")
         steps = {(first, last) for _, first, last in calls}
-        need(calls, "your function trains nothing.")
-        need((0, 12) in steps, "no run was trained from step 0 to the end without a cut.")
-        need((5, 12) in steps, "no run was continued from the cut to the end.")
+        require(calls, "your function trains nothing.")
+        require((0, 12) in steps, "no run was trained from step 0 to the end without a cut.")
+        require((5, 12) in steps, "no run was continued from the cut to the end.")
         parts = [[run for run, *at in calls if at == steps] for steps in ([0, 5], [5, 12])]
-        need(parts[0], "no run was trained from step 0 to the cut.")
+        require(parts[0], "no run was trained from step 0 to the cut.")
         same = any(one is other for one in parts[0] for other in parts[1])
-        need(not same, "the same run was continued: only a new one shows what the state lacks.")
-    need(answers[None], "a run that continues exactly was called inexact: was the state loaded?")
-    need(not answers["forgets"], "a run that doesn't save its momentum was called exact.")
-    need(
-        not answers["counts for itself"],
-        "a run whose batches depend on the process, not on the step, was called exact.",
-    )
-    need(
-        not answers["rounds"],
-        "a run that rounds what it loads was called exact: compare every bit, at the end.",
-    )
-    return "a forgotten momentum, batches in a different order and a rounded weight are found"
+        require(not same, "the same run was continued: only a new one shows what the state lacks.")
+        return answer
+
+    if not ask("for a run that continues exactly, "):
+        raise Hint(
+            "a run that continues exactly was called inexact: was the state loaded? "
+            "And is a NaN equal to itself, bit for bit?"
+        )
+    for flaw, spoil, hint in CARELESS:
+        require(not ask(f"for a run that {flaw}, ", flaw, spoil), hint)
+    return "forgotten momentum, a different order, and a single wrong bit are found"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from audit.experiment import NotAudited, judge, run_all
 from audit.runs import Options
-from exercises.check import Hint, exercise, need
+from exercises.check import Hint, exercise, require
 
 SAVES_INSIDE = Path(__file__).resolve().parent.parent / "notebooks/programs/saves_inside.py"
 
@@ -26,16 +26,16 @@ CAUSES = {
 def check_diagnose(call, folder):
     """Compare the answer with the five causes."""
     answer = call()
-    need(answer is not None, "your function returns nothing: return the dict.")
-    need(isinstance(answer, dict), f"the answer is of type {type(answer).__name__}, not a dict.")
+    require(answer is not None, "your function returns nothing: return the dict.")
+    require(isinstance(answer, dict), f"the answer is of type {type(answer).__name__}, not a dict.")
     for letter, (cause, hint) in CAUSES.items():
-        need(letter in answer, f"there is no {letter} in your dict.")
+        require(letter in answer, f"there is no {letter} in your dict.")
         given = answer[letter]
         is_number = isinstance(given, int) and not isinstance(given, bool)
-        need(is_number and 1 <= given <= 8, f"{letter} is {given!r}, not a number from 1 to 8.")
-        need(given == cause, f"report {letter}: {hint}")
+        require(is_number and 1 <= given <= 8, f"{letter} is {given!r}, not a number from 1 to 8.")
+        require(given == cause, f"report {letter}: {hint}")
     extra = set(answer) - set(CAUSES)
-    need(not extra, f"there is no report {min(map(str, extra), default='')}.")
+    require(not extra, f"there is no report {min(map(str, extra), default='')}.")
     return "five reports, five causes"
 
 
@@ -81,10 +81,10 @@ def check_restored_to(call, folder):
     for ledger, row, right, when in cases:
         whole, first = copy.deepcopy(ledger), copy.deepcopy(row)
         answer = call(whole, first, when=when)
-        need((whole, first) == (ledger, row), f"{when}your function changes what it is given.")
+        require((whole, first) == (ledger, row), f"{when}your function changes what it is given.")
         is_step = answer is None or isinstance(answer, int) and not isinstance(answer, bool)
-        need(is_step, f"{when}the answer is of type {type(answer).__name__}, not int or None.")
-        need(answer == right, f"{when}the answer should be {right}; yours is {answer}.")
+        require(is_step, f"{when}the answer is of type {type(answer).__name__}, not int or None.")
+        require(answer == right, f"{when}the answer should be {right}; yours is {answer}.")
     return "found by its weights, then by its batch, and None where nothing fits"
 
 
@@ -93,10 +93,10 @@ def check_repair(call, folder):
     """Audit the repaired script: kill it inside an epoch, right after a save was due and before."""
     script = SAVES_INSIDE.read_text("utf-8")
     answer = call(script)
-    need(answer is not None, "your function returns nothing: return the repaired script.")
+    require(answer is not None, "your function returns nothing: return the repaired script.")
     kind = type(answer).__name__
-    need(isinstance(answer, str), f"the answer is of type {kind}, not the text of a script.")
-    need(answer != script, "the script is as it was.")
+    require(isinstance(answer, str), f"the answer is of type {kind}, not the text of a script.")
+    require(answer != script, "the script is as it was.")
     path = Path(folder) / "repaired.py"
     path.write_text(answer, "utf-8")
     options = Options(script=path, stops=[11, 19])
@@ -112,11 +112,11 @@ def check_repair(call, folder):
 
 def compare_training(steps, script):
     """Raise a hint if the repaired script trains or saves less than the original."""
-    need(len(steps) == 24, f"your script takes {len(steps)} steps; keep 2 epochs of 12 batches.")
+    require(len(steps) == 24, f"your script takes {len(steps)} steps; keep 2 epochs of 12 batches.")
     batches = {tuple(row["pieces"]["batch"].values()) for row in steps}
-    need(len(batches) == 24, "two epochs have the same order: keep the shuffling.")
-    need("Dropout(0.2)" in script, "the model has lost its dropout: keep it.")
-    need(any(row["saved"] for row in steps), "your script saves nothing before its end.")
+    require(len(batches) == 24, "two epochs have the same order: keep the shuffling.")
+    require("Dropout(0.2)" in script, "the model has lost its dropout: keep it.")
+    require(any(row["saved"] for row in steps), "your script saves nothing before its end.")
 
 
 def compare_stop(stop, result):
@@ -125,11 +125,11 @@ def compare_stop(stop, result):
     when = f"killed after step {stop}, "
     if result["outcome"] == "failed":
         raise Hint(f"{when}your script fails when it is started again: {start['error'][:150]}")
-    need(result["outcome"] != "started over", f"{when}your script starts over.")
+    require(result["outcome"] != "started over", f"{when}your script starts over.")
     if result["outcome"] != "exact":
         first = start["optimizers"][0]["first_difference"] if start["optimizers"] else None
         where = f"at step {first['step']}: {first['piece']}" if first else result["faults"][0]
         restored = f"and restored to step {start['restored_to']}, "
         raise Hint(f"{when}{restored}your run first differs {where}.")
     text = f"{when}your run loses {start['lost']} steps: keep a save every four batches."
-    need(start["lost"] <= 4, text)
+    require(start["lost"] <= 4, text)

@@ -6,42 +6,46 @@ import os
 import textwrap
 from unittest import mock
 
-from exercises.check import Hint, exercise, need
+from exercises.check import Hint, exercise, require
 
 
 @exercise
 def check_save_interval(call, folder):
-    """Ask for one machine, for a hundred, and in another unit."""
+    """Ask for one machine, for a hundred, and in a different unit."""
     hours = 24 * 365
     for save_time, mtbf, machines in [(1 / 60, hours, 1), (1 / 60, hours, 100), (2, 900, 4)]:
         what = f"for save_time={save_time:.3g}, mtbf={mtbf} and machines={machines}, "
         answer = call(save_time, mtbf, machines, when=what)
         kind = type(answer).__name__
         real = isinstance(answer, numbers.Real) and not isinstance(answer, bool)
-        need(real, f"the answer is of type {kind}, not a number.")
+        require(real, f"the answer is of type {kind}, not a number.")
         right = math.sqrt(2 * save_time * mtbf / machines)
         daly = right - save_time
+        ratio = save_time / (2 * mtbf / machines)
+        daly_in_full = right * (1 + ratio**0.5 / 3 + ratio / 9) - save_time
 
         def equals(other, answer=answer):
             return math.isclose(answer, other, rel_tol=1e-6)
 
-        if equals(right) or equals(daly):
+        if equals(right) or equals(daly) or equals(daly_in_full):
             continue
-        need(not equals(right**2), f"{what}that is the square of the right answer.")
-        need(not equals(right / math.sqrt(2)), f"{what}the two in the formula is missing.")
-        need(
+        require(not equals(right**2), f"{what}that is the square of the right answer.")
+        require(not equals(right / math.sqrt(2)), f"{what}the factor 2 in the formula is missing.")
+        require(
             machines == 1 or not equals(right * math.sqrt(machines)),
-            f"{what}that is right for one machine; of {machines}, one fails so much earlier.",
+            f"{what}that is right for one machine; with {machines}, one of them fails much sooner.",
         )
-        need(
+        require(
             machines == 1 or not equals(right * machines),
             f"{what}too long: more machines fail more often.",
         )
-        need(
+        require(
             machines == 1 or not equals(right / math.sqrt(machines)),
             f"{what}too short: the number of machines belongs under the root.",
         )
-        raise Hint(f"{what}it should be {right:.3g}.")
+        number = math.isclose(answer * right, mtbf / machines, rel_tol=1e-6)
+        require(not number, f"{what}that is the number of saves, not the time between two.")
+        raise Hint(f"{what}it should be {right:.4g}, or {daly:.4g} with Daly's refinement.")
     return "a hundred machines save ten times as often as one"
 
 
@@ -50,7 +54,7 @@ HALF_LINES = ("", "8 0.5", "8", "1", "12")  # what a killed process has written 
 
 @exercise
 def check_continue_log(call, folder):
-    """Hand it logs that are ahead of the checkpoint, behind nothing, cut off, empty and missing."""
+    """Hand it logs that are ahead of the checkpoint, behind it, cut off, empty and missing."""
     path = os.path.join(folder, "run.log")
 
     def lines(*steps):
@@ -60,7 +64,7 @@ def check_continue_log(call, folder):
         with open(path, "w", newline="") as file:
             file.write(before)
         call(path, step, when=f"{what}, ")
-        need(os.path.exists(path), f"{what}, the log is gone.")
+        require(os.path.exists(path), f"{what}, the log is gone.")
         with open(path, newline="") as file:
             return file.read()
 
@@ -71,7 +75,7 @@ def check_continue_log(call, folder):
     what = "for 12 steps of which 10 are saved"
     after = ask(lines(*range(1, 13)), 10, what)
     hint = f"{what}, the steps are compared as text: '2' comes after '10' there."
-    need(after == lines(*range(1, 11)) or after != lines(1, 10), hint)
+    require(after == lines(*range(1, 11)) or after != lines(1, 10), hint)
     compare_logs(after, lines(*range(1, 11)), what)
     what = "for a log with every 10th step, and 25 saved"
     compare_logs(ask(lines(10, 20, 30, 40), 25, what), lines(10, 20), what)
@@ -86,7 +90,7 @@ def check_continue_log(call, folder):
     os.unlink(path)
     call(path, 3, when="for a log that isn't there yet, ")
     left = [name for name in os.listdir(folder) if name != "run.log"]
-    need(not left, f"a file is left over: {', '.join(left)}.")
+    require(not left, f"a file is left over: {', '.join(left)}.")
     return "the log ends with the saved step, has no half line, and is replaced as a whole"
 
 
@@ -97,7 +101,7 @@ def compare_logs(after, wanted, what):
     if after.startswith(wanted) and "\n" not in after[len(wanted) :]:
         raise Hint(f"{what}, half a line stays at the end: {after[len(wanted) :]!r}.")
     if after + "\n" == wanted:
-        raise Hint(f"{what}, the last line has lost its end: the next one would run into it.")
+        raise Hint(f"{what}, the last line has lost its newline: the next one would run into it.")
     steps, right = ([line.split(" ")[0] for line in t.splitlines()] for t in (after, wanted))
     if steps != right:
         raise Hint(f"{what}, the steps {shorten(right)} should stay; yours keeps {shorten(steps)}.")
@@ -109,14 +113,18 @@ def shorten(steps):
 
 
 def is_atomic(call, path, before, wanted):
-    """Raise a hint unless the log at a path is whole at every moment in which something is done."""
+    """Raise a hint unless the log at a path is whole before and after every change."""
     with open(path, "w", newline="") as file:
         file.write(before)
-    moments = []
+    moments, elsewhere = [], []
 
     def look(real):
         def looking(*arguments, **how):
             moments.append(read_or_none(path))
+            names = [os.path.realpath(n) for n in arguments if isinstance(n, (str, os.PathLike))]
+            if os.path.realpath(path) in names:
+                folders = {os.path.dirname(name) for name in names}
+                elsewhere.extend(folders - {os.path.dirname(os.path.realpath(path))})
             done = real(*arguments, **how)
             moments.append(read_or_none(path))
             return done
@@ -133,12 +141,16 @@ def is_atomic(call, path, before, wanted):
         call(path, 1000, when="for 1,999 steps of which 1,000 are saved, ")
     compare_logs(read_or_none(path) or "", wanted, "for 1,999 steps of which 1,000 are saved")
     for text in moments:
-        need(text is not None, "for a moment, there is no log: a kill would lose all of it.")
-        need(text in (before, wanted), "for a moment, the log holds a part of what should stay.")
+        require(text is not None, "for a moment, there is no log: a kill would lose all of it.")
+        require(
+            text in (before, wanted), "for a moment, the log holds only part of what should stay."
+        )
     hint = (
         "the log is written in place: a kill in between would lose lines. Write a new file first."
     )
-    need(os.stat(path).st_ino != inode, hint)
+    require(os.stat(path).st_ino != inode, hint)
+    beside = "the new log is written in a different folder, maybe on a different disk."
+    require(not elsewhere, beside)
 
 
 def read_or_none(path):
@@ -154,23 +166,26 @@ ONCE_MORE = "yours starts it once more."
 
 @exercise
 def check_run_until_done(call, folder):
-    """Start runs that succeed at once, later, never, and that get nowhere."""
+    """Start runs that succeed at once, later or never, and some that get nowhere."""
 
     def ask(*outcomes):
         waiting, started = iter(outcomes), []
 
         def start():
             outcome = next(waiting, None)
-            need(outcome is not None, ONCE_MORE)
+            require(outcome is not None, ONCE_MORE)
             started.append(outcome)
             return outcome
 
         try:
-            return call(start), len(started)
+            with mock.patch("time.sleep"):  # so that nobody waits
+                return call(start), len(started)
         except Hint as hint:
             if not len(started):
                 raise
             return str(hint), len(started)
+        except SystemExit:
+            return "your function raises SystemExit", len(started)
 
     def raised(answer):
         return isinstance(answer, str) and answer.startswith("your function raises")
@@ -178,19 +193,19 @@ def check_run_until_done(call, folder):
     def finishes(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need(ONCE_MORE not in str(answer), f"{seen}yours goes on after status 0.")
-        need(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
-        need(not raised(answer), f"{seen}{answer}.")
+        require(ONCE_MORE not in str(answer), f"{seen}yours starts another run after status 0.")
+        require(started == len(outcomes), f"{seen}yours stops after {started}: {why}.")
+        require(not raised(answer), f"{seen}{answer}.")
         count = isinstance(answer, numbers.Integral) and not isinstance(answer, bool)
-        need(count, f"{seen}return how often the run was started.")
-        need(answer == started, f"{seen}the answer should be {started}; yours is {answer}.")
+        require(count, f"{seen}return how often the run was started.")
+        require(answer == started, f"{seen}the answer should be {started}; yours is {answer}.")
 
     def gives_up(why, *outcomes):
         answer, started = ask(*outcomes)
         seen = f"for {textwrap.shorten(str(list(outcomes)), 60)}, "
-        need(ONCE_MORE not in str(answer), f"{seen}yours goes on: {why}.")
-        need(started == len(outcomes), f"{seen}yours gives up after {started}.")
-        need(
+        require(ONCE_MORE not in str(answer), f"{seen}yours keeps starting it: {why}.")
+        require(started == len(outcomes), f"{seen}yours gives up after {started}.")
+        require(
             raised(answer) and "RuntimeError" in answer,
             f"{seen}raise a RuntimeError when you give up.",
         )
@@ -205,4 +220,4 @@ def check_run_until_done(call, folder):
     gives_up("two in a row have saved nothing new", (1, 30), (1, 50), (1, 50), (137, 50))
     gives_up("143 without progress is no progress", (143, 30), (143, 30), (143, 30))
     gives_up("40 and 45 are less than 50, so not progress", (1, 50), (1, 40), (1, 45))
-    return "a run is started until it's finished, and given up after two attempts for nothing"
+    return "a run is started until it's finished, and given up after two attempts without progress"
