@@ -97,6 +97,10 @@ def check_repair(call, folder):
     kind = type(answer).__name__
     require(isinstance(answer, str), f"the answer is of type {kind}, not the text of a script.")
     require(answer != script, "the script is as it was.")
+    try:
+        compile(answer, "repaired.py", "exec")
+    except SyntaxError as error:
+        raise Hint(f"line {error.lineno} of your script isn't Python: {error.msg}.") from error
     path = Path(folder) / "repaired.py"
     path.write_text(answer, "utf-8")
     options = Options(script=path, stops=[11, 19])

@@ -193,9 +193,14 @@ def one_epoch_less(script):
     return with_skipping(script).replace("range(first_epoch, 2)", "range(first_epoch, 1)")
 
 
-@repair.wrong("the audit of your script says: The script fails by itself: SyntaxError")
+@repair.wrong("of your script isn't Python: expected ':'")
 def a_typo(script):
     return with_skipping(script).replace("enumerate(loader):", "enumerate(loader)")
+
+
+@repair.wrong("the audit of your script says: The script fails by itself: ModuleNotFoundError")
+def no_such_module(script):
+    return "import nothing_like_that\n" + with_skipping(script)
 
 
 @repair.wrong("your script fails when it is started again: KeyError")
