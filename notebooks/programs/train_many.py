@@ -22,9 +22,10 @@ from torch.distributed.fsdp import fully_shard
 
 from helper.batches import EpochBatches
 from helper.dataset import get_dataloaders_mnist
-from helper.distributed import load_sharded, on_rank_zero, rank_and_size, save_sharded
+from helper.distributed import load_sharded, save_sharded
 from helper.evaluation import compute_logits
 from helper.history import History
+from helper.ranks import on_rank_zero, rank_and_size
 from helper.reproducibility import (
     Stream,
     compute_sha256,

@@ -18,8 +18,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from helper.compatibility import CheckpointError
-from helper.distributed import all_gather, load_sharded, save_sharded
+from helper.distributed import load_sharded, save_sharded
 from helper.history import History
+from helper.ranks import all_gather
 from helper.reproducibility import compute_sha256, seed_batch
 from tools.course import ROOT
 
