@@ -31,12 +31,9 @@ Between two lines, the ranks tell each other whether one has failed: then all of
 error. So no rank is left waiting for one that has given up.
 """
 
-import atexit
 import contextlib
 import copy
 import shutil
-import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -45,11 +42,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from helper.arguments import as_positive_integer
 from helper.atomic import flush
+from helper.background import BackgroundCall
 from helper.checkpoint import all_or_nothing, load_states
 from helper.compatibility import CheckpointError, check_equal
 from helper.finite import find_not_finite
@@ -66,29 +63,22 @@ from helper.folders import (
     step_of,
 )
 from helper.history import History
+from helper.merging import make_whole, merge_over_ranks
 from helper.ranks import (
     all_gather,
-    find_differing,
     gather,
     group_for_saving,
-    is_equal_on_all_ranks,
     is_true_anywhere,
-    merge_over_ranks,
     on_all_ranks,
     on_rank_zero,
     rank_and_size,
     reason_for,
 )
-from helper.reproducibility import compute_sha256
-from helper.sharded import UNSHARDED, allocate, describe_by_name, position_of, take_apart
+from helper.sharded import allocate, describe_by_name, take_apart
 from helper.signals import DeferredSignals
 from helper.verification import check_format, check_parts, checkpoint_errors
 
 RUN = "run.pt"  # next to the files of dcp, whose table of contents is .metadata
-OTHER_NAMES = (
-    "Ranks that hold different layers must give them different names, those of the whole model. A "
-    "parameter that is spread over ranks must be a DTensor: see fully_shard and parallelize_module"
-)
 
 
 def save_sharded(
@@ -133,18 +123,21 @@ def save_sharded(
     with DeferredSignals():
         wait_for_save()
         with checkpoint_errors(f"Saving in {folder} failed, and {AS_THEY_WERE}"):
-            keep_newest = as_positive_integer("keep", keep)
+            keep = as_positive_integer("keep", keep)
             run, tensors, may_differ = on_all_ranks(collect)
-        if wait:
+        is_zero = rank_and_size()[0] == 0
+
+        def write_and_delete():
             write_checkpoint(folder, run, tensors, may_differ)
-            background.start(lambda: delete_old_on_rank_zero(folder, keep_newest))
-        else:
+            if is_zero:
+                delete_old(folder, keep)
 
-            def write_and_delete():
-                write_checkpoint(folder, run, tensors, may_differ)
-                delete_old_on_rank_zero(folder, keep_newest)
-
+        if not wait:
             background.start(write_and_delete)
+            return
+        write_checkpoint(folder, run, tensors, may_differ)
+        if is_zero:  # the other ranks train meanwhile: a slow delete must not make them wait
+            background.start(lambda: delete_old(folder, keep))
 
 
 def load_sharded(
@@ -202,46 +195,7 @@ def wait_for_save() -> None:
         raise CheckpointError(f"{message}.") from error
 
 
-class Background:
-    """Runs one function at a time in a thread, and keeps its error for the next who waits."""
-
-    def __init__(self):
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
-        atexit.register(self.print_error)
-
-    def start(self, f: Callable[[], None]) -> None:
-        """Call `f()` in a thread. Python waits for the thread before it exits."""
-        self.thread = threading.Thread(target=self.run, args=(f,), name="saving")
-        self.thread.start()
-
-    def run(self, f: Callable[[], None]) -> None:
-        try:
-            f()
-        except BaseException as error:
-            self.error = error
-
-    def wait(self) -> BaseException | None:
-        """Wait for the thread, and return its error."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
-        error, self.error = self.error, None
-        return error
-
-    def print_error(self) -> None:
-        """At the end of the program, print the error that nobody has waited for."""
-        if self.error is not None:
-            print(f"CheckpointError: {self.error}", file=sys.stderr)
-
-
-background = Background()  # of this process
-
-
-def delete_old_on_rank_zero(folder: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep`. No rank waits for it, however long it takes."""
-    if rank_and_size()[0] == 0:
-        delete_old(folder, keep)
+background = BackgroundCall()  # the save of this process
 
 
 # ---- Saving ----
@@ -269,81 +223,6 @@ def write_checkpoint(folder: Path, run: dict, tensors: dict, may_differ: set[str
                 shutil.rmtree(path, ignore_errors=True)
         reason = reason_for(error)
         raise CheckpointError(f"Saving in {folder} failed, and {state}: {reason:.400}.") from error
-
-
-def make_whole(run: dict, tensors: dict, may_differ: set[str]) -> tuple[dict, dict]:
-    """Return the run with what other ranks hold, and the tensors that this rank writes.
-
-    Tensors that differ between ranks are moved to a part for this rank alone, unless it is the
-    first that has them. Raises a RuntimeError on every rank if others differ.
-    """
-    rank, size = rank_and_size()
-    to_merge = {**run, "history": position_of(History(**run["history"])), "size": size}
-    try:
-        merged = merge_over_ranks(to_merge)
-        check_meshes(merged["layouts"], tensors)
-    except RuntimeError as error:
-        raise RuntimeError(f"{reason_for(error)}. {OTHER_NAMES}") from error
-    tensors = {part: dict(of_part) for part, of_part in tensors.items()}
-    separate_rank_local(merged["layouts"], tensors, may_differ)
-    return {**merged, "history": run["history"]}, tensors
-
-
-def check_meshes(layouts: dict[str, dict[str, str]], tensors: dict) -> None:
-    """Raise a RuntimeError on every rank for a name with different numbers on different meshes.
-
-    With tensor parallelism and FSDP together, some tensors are equal on several meshes.
-    """
-    several = {key for key, layout in layouts.items() if len(layout) > 1}
-    if not several:
-        return
-    pieces = {}
-    for part, of_part in tensors.items():
-        for name, tensor in of_part.items():
-            if f"{part}.{name}" in several:
-                pieces |= hash_pieces(f"{part}.{name}", tensor)
-    merge_over_ranks(pieces)
-
-
-def hash_pieces(key: str, tensor) -> dict[str, str]:
-    """Return the SHA-256 of what this rank holds of a tensor, by the name and the place in it."""
-    if not isinstance(tensor, DTensor):
-        return {f"{key}, unsharded": compute_sha256(tensor)}
-    local = tensor.to_local()
-    offsets = [chunk.offsets for chunk in tensor.__create_chunk_list__()]
-    return {f"{key} from {[*offset]} on": compute_sha256(local) for offset in offsets}
-
-
-def separate_rank_local(layouts: dict, tensors: dict, may_differ: set[str]) -> None:
-    """Move tensors that are not sharded, and differ between ranks, to a part for this rank alone.
-
-    The first rank that has one keeps it in its part. Raises a RuntimeError on every rank if a
-    tensor differs that must not.
-    """
-    rank, size = rank_and_size()
-    if size == 1:
-        return
-    unsharded = {}
-    for part, of_part in tensors.items():
-        for name, tensor in of_part.items():
-            if not isinstance(tensor, DTensor):
-                unsharded[f"{part}.{name}"] = bytes.fromhex(compute_sha256(tensor))
-    if is_equal_on_all_ranks(sorted(unsharded.items())):
-        return
-    names = sorted(key for key, layout in layouts.items() if UNSHARDED in layout)
-    differing, held_before = find_differing(unsharded, names)
-    must_match = sorted(key for key in differing if key not in may_differ)
-    on_all_ranks(lambda: refuse(must_match))
-    rank_local = tensors.setdefault(f"rank {rank}", {})
-    for key in differing & held_before & unsharded.keys():
-        part, _, name = key.partition(".")
-        rank_local[key] = tensors[part].pop(name)
-
-
-def refuse(differing: list[str]) -> None:
-    """Raise a ValueError if tensors differ between ranks that must not."""
-    if differing:
-        raise ValueError(f"{differing[0]} differs between ranks. {OTHER_NAMES}")
 
 
 class HashingWriter(dcp.FileSystemWriter):

@@ -1,4 +1,4 @@
-"""What the ranks of a run do together: agree, compare, and share what one of them has.
+"""What the ranks of a run do together: send values to each other, and raise errors together.
 
 A single process without a process group is rank 0 of 1, and can call all of it.
 
@@ -7,11 +7,10 @@ rank may be busy with a slow disk for longer than the timeout of training allows
 save never mixes its messages with those of training.
 """
 
-import hashlib
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -115,88 +114,3 @@ def on_rank_zero(f: Callable[[], T]) -> T:
     """Call `f()` on rank 0 alone; return its result on every rank, or raise on every rank."""
     is_zero = rank_and_size()[0] == 0
     return broadcast(on_all_ranks(lambda: f() if is_zero else None))
-
-
-# ---- Compare ----
-
-
-def is_equal_on_all_ranks(value: Any) -> bool:
-    """Return whether the `repr` of a value is that of rank 0, on every rank.
-
-    Rank 0 sends 32 bytes, and every rank answers with one number, however large the value is.
-    """
-    digest = compute_digest(value)
-    return not is_true_anywhere(digest != broadcast(digest))
-
-
-def compute_digest(value: Any) -> bytes:
-    """Return 32 bytes that differ if the `repr` of a value does."""
-    return hashlib.sha256(repr(value).encode()).digest()
-
-
-def merge_over_ranks(value: dict) -> dict:
-    """Return the union of the nested dicts of all ranks, on every rank.
-
-    If all are equal, nothing but a digest is sent. Otherwise, each distinct one is sent to rank 0
-    once, by the first rank that has it. Raises a RuntimeError on every rank that names the first
-    place in which two ranks contradict each other.
-    """
-    if is_equal_on_all_ranks(value):
-        return value
-    digest = compute_digest(value)
-    is_first = all_gather(digest).index(digest) == rank_and_size()[0]
-    values = gather(value if is_first else None)
-    return on_rank_zero(lambda: merge_all(values))
-
-
-def merge_all(values: list[dict | None]) -> dict:
-    """Return the union of nested dicts, one for each rank. A None repeats an earlier one."""
-    merged = {}
-    for rank, value in enumerate(values):
-        if value is not None:
-            merged = merge(merged, value, rank)
-    return merged
-
-
-def merge(merged, value, rank: int, *path) -> Any:
-    """Return the union of two nested values; what is in both must be equal."""
-    if isinstance(merged, dict) and isinstance(value, dict):
-        union = dict(merged)
-        for key, item in value.items():
-            union[key] = merge(merged[key], item, rank, *path, key) if key in merged else item
-        return union
-    if isinstance(merged, list) and isinstance(value, list) and len(merged) == len(value):
-        pairs = enumerate(zip(merged, value, strict=True))
-        return [merge(*pair, rank, *path, number) for number, pair in pairs]
-    if repr(merged) != repr(value):
-        raise ValueError(
-            f"{'.'.join(map(str, path))} is {value!r:.80} on rank {rank}, and {merged!r:.80} on a "
-            "rank before it"
-        )
-    return merged
-
-
-def find_differing(hashes: dict[str, bytes], names: list[str]) -> tuple[set[str], set[str]]:
-    """Compare tensors over the ranks by their SHA-256; return the names of two kinds.
-
-    `hashes` are those of the tensors that this rank holds, and `names` those that any rank holds,
-    in the same order on all ranks. The first set has the names of tensors that are not equal on
-    all ranks that hold them. The second has the names that an earlier rank holds too.
-
-    Ranks send 40 bytes a name, to be reduced; nothing is gathered.
-    """
-    rank, size = rank_and_size()
-    holds = torch.tensor([name in hashes for name in names])
-    first_holder = torch.where(holds, rank, size)
-    reduce_in_place(first_holder, dist.ReduceOp.MIN)
-    empty = bytes(32)
-    mine = torch.tensor([[*hashes.get(name, empty)] for name in names], dtype=torch.uint8)
-    expected = torch.where((first_holder == rank)[:, None], mine, 0)
-    reduce_in_place(expected, dist.ReduceOp.MAX)
-    differs = (holds & (mine != expected).any(dim=1)).to(torch.uint8)
-    reduce_in_place(differs, dist.ReduceOp.MAX)
-    differing = {name for name, differ in zip(names, differs.tolist(), strict=True) if differ}
-    held_before = {
-        name for name, first in zip(names, first_holder.tolist(), strict=True) if first < rank
-    }
-    return differing, held_before

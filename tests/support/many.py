@@ -29,7 +29,8 @@ needs_fully_shard = pytest.mark.skipif(
     torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
 )
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.support.many"])  # so that PyTorch is imported once
+# What PyTorch imports when a rank needs it is imported once, before the ranks are forked.
+PROCESSES.set_forkserver_preload(["torch._dynamo", "tests.support.many", "tests.support.kinds"])
 
 
 class Net(nn.Module):
