@@ -189,10 +189,11 @@ def wait_for_save() -> None:
 
     Raises a CheckpointError on every rank if that save has failed on one.
     """
-    error = background.wait()
-    if is_true_anywhere(error is not None):
-        message = next(filter(None, all_gather(reason_for(error))))
-        raise CheckpointError(f"{message}.") from error
+    with DeferredSignals(), checkpoint_errors("Waiting for the last save failed"):
+        error = background.wait()
+        if is_true_anywhere(error is not None):
+            message = next(filter(None, all_gather(reason_for(error))))
+            raise CheckpointError(f"{message}.") from error
 
 
 background = BackgroundCall()  # the save of this process

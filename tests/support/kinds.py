@@ -15,8 +15,9 @@ from torch.distributed.tensor.parallel import (
 
 from helper.distributed import load_sharded, save_sharded
 from helper.history import History
+from helper.ranks import all_gather
 from helper.reproducibility import compute_sha256
-from tests.support.many import caught, left_in, local, position
+from tests.support.many import caught, left_in, local, position, unsharded
 
 PLAN = {"0": ColwiseParallel(), "2": RowwiseParallel()}
 
@@ -204,3 +205,36 @@ def save_and_continue(make, optimizer=torch.optim.AdamW, with_others=False, wait
 def save_what_is_refused(make, wait=True):
     run = Kind(make)
     return caught(lambda: run.save()), left_in("run")
+
+
+def load_each_from_each(makes):
+    """Save each kind, load it into each other; return the names of weights that differ."""
+    differing = []
+    for saving in makes:
+        run = Kind(saving).train(1).save(saving.__name__)
+        weights = everything(run.model)
+        for loading in makes:
+            other = everything(Kind(loading).load(saving.__name__).model)
+            differing.append([name for name in weights if not weights[name].equal(other[name])])
+    return differing
+
+
+def everything(model):
+    """Return the weights of the whole model, whoever has them."""
+    weights = {}
+    for of_one_rank in all_gather(unsharded(dict(model.named_parameters()))):
+        weights |= of_one_rank
+    return weights
+
+
+class WithRows(torch.optim.SGD):
+    """Also keeps the largest gradient of each row: a state with a different shape."""
+
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                rows = parameter.grad.detach().abs().flatten(1 if parameter.dim() > 1 else 0)
+                rows = rows.amax(dim=-1, keepdim=True)
+                state = self.state[parameter]
+                state["rows"] = torch.maximum(state.get("rows", rows), rows)
+        return super().step()

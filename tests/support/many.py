@@ -6,6 +6,7 @@ import os
 import pkgutil
 import resource
 import signal
+import threading
 from datetime import timedelta
 from multiprocessing import forkserver, get_context
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+import helper.distributed
 from helper.compatibility import CheckpointError
-from helper.distributed import load_sharded, save_sharded
+from helper.distributed import background, load_sharded, save_sharded, wait_for_save
 from helper.history import History
 from helper.ranks import all_gather
 from helper.reproducibility import compute_sha256, seed_batch
@@ -90,8 +92,8 @@ class Run:
         save_sharded(folder, *self.parts, self.history, **settings)
         return self
 
-    def load(self, folder):
-        self.history = load_sharded(folder, *self.parts)
+    def load(self, folder, **settings):
+        self.history = load_sharded(folder, *self.parts, **settings)
         return self
 
     def sha256(self):
@@ -181,17 +183,32 @@ def train_and_save(until, folder="run", optimizer=torch.optim.AdamW, **settings)
     return Run(optimizer).train(until).save(folder, **settings).sha256()
 
 
+def train_save_and_train(until, optimizer=torch.optim.AdamW):
+    """Return the SHA-256 of the run that is saved, and of the same run at its end."""
+    run = Run(optimizer).train(until)
+    return run.save("run").sha256(), run.train().sha256()
+
+
 def load(folder="run", optimizer=torch.optim.AdamW):
     return Run(optimizer).load(folder).sha256()
 
 
-def load_and_train(folder="run", optimizer=torch.optim.AdamW):
-    run = Run(optimizer).load(folder)
-    return run.history.batch, run.train().sha256()
+def load_and_train(optimizer=torch.optim.AdamW):
+    run = Run(optimizer).load("run")
+    return run.sha256(), run.train().sha256()
 
 
-def train_without_interruption(optimizer=torch.optim.AdamW):
-    return Run(optimizer).train().sha256()
+def several(*tasks):
+    """Do several tasks in folders of their own, one after the other: a launch takes a second."""
+    answers = []
+    for number, (task, *arguments) in enumerate(tasks):
+        all_gather(None)
+        folder = Path(f"task-{number}")
+        folder.mkdir(exist_ok=True)
+        with contextlib.chdir(folder):
+            answers.append(task(*arguments))
+            all_gather(None)
+    return answers
 
 
 def train_alike(until, folder="run"):
@@ -209,27 +226,53 @@ def train_alike(until, folder="run"):
     return {name: tensor.tolist() for name, tensor in weights.items()}
 
 
-def die_in_the_third_save(rank, name, call):
+def die_in_the_third_save(rank, name, call, wait):
     """Save after each batch; in the third save, a rank dies at the `call`-th call of a function."""
+
+    def prepare():
+        if position()[0] == rank:
+            at_call(name, call, kill_myself)
+
+    save_three_times(prepare, wait)
+
+
+def count_calls(names, wait):
+    """Return how often this rank calls each of these functions in the third save."""
+    calls = dict.fromkeys(names, 0)
+
+    def prepare():
+        for name in names:
+            at_call(name, None, lambda name=name: calls.update({name: calls[name] + 1}))
+
+    save_three_times(prepare, wait)
+    return calls
+
+
+def save_three_times(prepare, wait):
     run = Run()
     for batch in (1, 2, 3):
         sha256 = run.train(batch).sha256()
         if position()[0] == 0:
             Path(f"sha256-{batch}").write_text(sha256)
-        if batch == 3 and position()[0] == rank:
-            at_call(name, call, kill_myself)
-        run.save("run")
+        if batch == 3:
+            background.wait()
+            prepare()
+        run.save("run", wait=wait or batch < 3)
+    wait_for_save()
 
 
 def at_call(name, call, action):
-    """Do something when a function of a module is called for the `call`-th time, from 1 on."""
+    """Do something when a function of a module is called for the `call`-th time, from 1 on.
+
+    With `call=None`, do it at every call.
+    """
     module, _, attribute = name.rpartition(".")
     owner = pkgutil.resolve_name(module)
     original = getattr(owner, attribute)
     calls = itertools.count(1)
 
     def function(*arguments, **settings):
-        if next(calls) == call:
+        if call in (None, next(calls)):
             action()
         return original(*arguments, **settings)
 
@@ -241,6 +284,7 @@ def save_where_there_is_no_room(rank, limit):
     run = Run().train(2).save("run")
     before = run.sha256()
     run.train(3)
+    wait_for_save()
     if position()[0] == rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -272,6 +316,12 @@ def refuse_to_save(change, rank=None):
 def left_in(folder):
     """Return what is in a folder when all ranks are done with it."""
     all_gather(None)
+    names = names_in(folder)
+    all_gather(None)
+    return names
+
+
+def names_in(folder):
     return sorted(path.name for path in Path(folder).glob("*"))
 
 
@@ -321,6 +371,27 @@ def state_that_cannot_be_loaded(run):
     run.scheduler.note = object()
 
 
+def different_rate(run):
+    run.optimizer.param_groups[0]["lr"] = 0.5
+
+
+def different_schedule(run):
+    run.scheduler.last_epoch += 1
+
+
+def one_more_group(run):
+    run.optimizer.add_param_group({"params": []})
+
+
+def different_step(run):
+    run.history.minibatch_loss.pop()
+
+
+def step_of_a_different_parameter(run):
+    state = next(iter(run.optimizer.state.values()))
+    state["step"] = state["step"] + 1
+
+
 def save_in_between(folder="run"):
     """Save where it could do harm: before the first step, and after an evaluation."""
     run = Run().save(folder)
@@ -331,6 +402,14 @@ def save_in_between(folder="run"):
     run.model.train()
     run.save(folder)
     return run.train().sha256()
+
+
+def losses_of_its_own():
+    """Save curves that differ between ranks; return those that are loaded."""
+    run = Run().train(2)
+    run.history.minibatch_loss[0] += position()[0]
+    run.save("run")
+    return run.history.minibatch_loss[0], Run().load("run").history.minibatch_loss[0]
 
 
 def load_the_model_alone():
@@ -351,3 +430,175 @@ def save_under_a_signal(number):
     heard = []
     run.save("run")
     return heard
+
+
+# Slow ranks
+
+
+def arrive(name):
+    Path(name).touch()
+
+
+def wait_for(name):
+    """Wait until a rank arrives. If it never does, the test hangs, and fails after a minute."""
+    while not Path(name).exists():
+        os.sched_yield()
+
+
+def save_late():
+    """Rank 1 comes to a save, and then to a load, after the timeout of training is over.
+
+    Returns whether a collective on the training group has timed out meanwhile.
+    """
+    run = Run().train(1).save("run")
+    rank, _ = position()
+    dist.distributed_c10d._set_pg_timeout(timedelta(milliseconds=1), dist.group.WORLD)
+    thread = threading.Thread(target=time_out)
+    thread.start() if rank == 0 else wait_for("timed out")
+    run.history.minibatch_loss.append(0.5)
+    run.save("run")
+    if rank == 0:
+        thread.join()
+    return Path("timed out").exists(), left_in("run"), run.load("run").history.batch
+
+
+def time_out():
+    """Wait for the other rank on the group that trains, for as long as that allows."""
+    try:
+        dist.barrier()
+    except RuntimeError:
+        arrive("timed out")
+
+
+def train_while_rank_0_deletes():
+    """Rank 0 can't delete an old checkpoint before both ranks have gone on training."""
+    run = Run().train(1).save("run", keep=1)
+    wait_for_save()
+    if position()[0] == 0:
+        at_call("shutil.rmtree", 1, lambda: [wait_for(f"trained {rank}") for rank in (0, 1)])
+    run.train(2).save("run", keep=1)
+    before = names_in("run")
+    run.train(3)
+    arrive(f"trained {position()[0]}")
+    wait_for_save()
+    return before, left_in("run")
+
+
+# In the background
+
+
+def train_while_it_is_saved():
+    """No file reaches the disk before the run has been trained on. Return both SHA-256."""
+    run = Run().train(1).save("run")
+    wait_for_save()
+    at_call("os.fsync", None, lambda: wait_for(f"trained {position()[0]}"))
+    saved = run.train(2).save("run", wait=False).sha256()
+    left = [name for name in names_in("run") if not name.endswith(".tmp")]
+    run.train(4)
+    arrive(f"trained {position()[0]}")
+    wait_for_save()
+    return left, saved, Run().load("run").sha256(), run.sha256()
+
+
+def fail_in_the_background(then, rank=0):
+    """A save in the background fails on one rank; return the error of what waits for it."""
+    run = Run().train(1).save("run")
+    wait_for_save()
+    if position()[0] == rank:
+        at_call("os.fsync", 1, fail)
+    run.train(2).save("run", wait=False)
+    actions = {
+        "wait": wait_for_save,
+        "save": lambda: run.save("run"),
+        "load": lambda: run.load("run"),
+    }
+    error = caught(actions[then])
+    before = left_in("run")
+    return error, before, Run().load("run").history.batch, left_in(run.save("run") and "run")
+
+
+def fail():
+    raise OSError("the disk is gone")
+
+
+# Saving before the first step
+
+
+def save_before_the_first_step():
+    run, hooks = Run(), []
+    run.optimizer.register_step_pre_hook(lambda *_: hooks.append("before"))
+    run.optimizer.register_step_post_hook(lambda *_: hooks.append("after"))
+    before = run.sha256()
+    run.save("run")
+    saved = run.sha256()
+    return hooks, before == saved == Run().load("run").sha256(), left_in("run")
+
+
+# Counting
+
+
+class Counter:
+    """Counts the collectives of this rank, their calls and their bytes, by who calls them."""
+
+    FUNCTIONS = ("all_reduce", "all_gather", "gather", "broadcast", "scatter")
+
+    def __init__(self):
+        self.counts = {"ours": [0, 0], "dcp": [0, 0]}
+        self.who = "ours"
+        for name in self.FUNCTIONS:
+            self.wrap(name)
+        call_dcp = helper.distributed.call_dcp
+
+        def counted(*arguments, **settings):
+            self.who = "dcp"
+            try:
+                return call_dcp(*arguments, **settings)
+            finally:
+                self.who = "ours"
+
+        helper.distributed.call_dcp = counted
+
+    def wrap(self, name):
+        module = dist.distributed_c10d
+        original = getattr(module, name)
+
+        def counted(*arguments, **settings):
+            tensors = [each for each in (*arguments, *settings.values()) if each is not None]
+            self.counts[self.who][0] += 1
+            self.counts[self.who][1] += sum(map(count_bytes, tensors))
+            return original(*arguments, **settings)
+
+        setattr(module, name, counted)
+        setattr(dist, name, counted)
+
+
+def count_bytes(value):
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(count_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def count_messages(num_layers, sharded=True):
+    """Return the calls and bytes of this rank in one save of a model with that many layers."""
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(num_layers)])
+    if sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    run = model, optimizer, None, History()
+    save_sharded("run", *run)
+    wait_for_save()
+    counter = Counter()
+    save_sharded("run", *run)
+    return counter.counts
+
+
+def load_position():
+    return Run().load("run").history.batch
+
+
+def load_elsewhere():
+    """Rank 1 is in a folder of its own, as where a filesystem is not mounted."""
+    folder = Path("run") if position()[0] == 0 else Path("elsewhere")
+    return Run().load(folder)
