@@ -27,7 +27,10 @@ def block():
 
 
 def whole():
-    return chain(first=block(), second=block())
+    """Return a model of two blocks, and a buffer that differs between ranks."""
+    norm = nn.BatchNorm1d(6)
+    norm.running_mean += position()[0]
+    return chain(first=block(), second=block(), norm=norm)
 
 
 def chain(**layers):
@@ -53,25 +56,22 @@ def hsdp():
 
 def tensor_parallel():
     model = whole()
-    for part in model:
+    for part in (model.first, model.second):
         parallelize_module(part, mesh((4,), "tp"), PLAN)
     return model
 
 
 def tensor_parallel_and_fsdp():
     model, both = whole(), mesh((2, 2), "dp", "tp")
-    for part in model:
+    for part in (model.first, model.second):
         parallelize_module(part, both["tp"], PLAN)
         fully_shard(part, mesh=both["dp"])  # the LayerNorm is on two meshes: dp for each rank of tp
     return model
 
 
 def copies():
-    """What DDP has: the same parameters on every rank, and buffers that differ."""
-    model = whole()
-    model.add_module("norm", nn.BatchNorm1d(6))
-    model.norm.running_mean += position()[0]
-    return model
+    """What DDP has: the same parameters on every rank."""
+    return whole()
 
 
 def my_stage(mesh_of_both):
@@ -80,14 +80,13 @@ def my_stage(mesh_of_both):
 
 
 def stages(sharded=True, equal_names=False):
-    """Two stages, each on two ranks, with buffers in the second one that differ between ranks."""
+    """Two stages, each on two ranks."""
     number, ranks = my_stage(mesh((2, 2), "pp", "dp"))
     model = whole()
     name = ("first", "second")[number]
     stage = chain(**{"same" if equal_names else name: getattr(model, name)})
     if number == 1 and not equal_names:
-        stage.add_module("norm", nn.BatchNorm1d(6))
-        stage.norm.running_mean += position()[0]
+        stage.add_module("norm", model.norm)
     if sharded:
         fully_shard(stage, mesh=ranks)
     return stage
@@ -228,13 +227,13 @@ def everything(model):
 
 
 class WithRows(torch.optim.SGD):
-    """Also keeps the largest gradient of each row: a state with a different shape."""
+    """Also keeps the sum of each row's gradients: a state with a shape of its own."""
 
     def step(self):
         for group in self.param_groups:
             for parameter in group["params"]:
-                rows = parameter.grad.detach().abs().flatten(1 if parameter.dim() > 1 else 0)
-                rows = rows.amax(dim=-1, keepdim=True)
                 state = self.state[parameter]
-                state["rows"] = torch.maximum(state.get("rows", rows), rows)
+                if parameter.dim() == 2:
+                    rows = parameter.grad.detach().sum(dim=1, keepdim=True)
+                    state["rows"] = state.get("rows", 0.0) + rows
         return super().step()
