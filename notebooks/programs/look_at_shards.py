@@ -3,9 +3,9 @@
 import torch
 import torch.distributed as dist
 
-from helper.distributed import save_sharded
+from helper.distributed import load_sharded, save_sharded
 from helper.history import History
-from programs.train_many import new_run
+from programs.train_many import hash_run, new_run
 
 
 def look():
@@ -28,3 +28,10 @@ def look():
 def save_new_run(folder, seed):
     """Save a run that hasn't been trained yet."""
     save_sharded(folder, *new_run(seed), History(seed=seed))
+
+
+def load_and_hash(folder):
+    """Load a run; return how far it is, and the SHA-256 over all its rows."""
+    run = new_run(seed=42)
+    history = load_sharded(folder, *run)
+    return history.position, hash_run(run)
