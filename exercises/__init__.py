@@ -14,4 +14,4 @@ from exercises.notebook_6 import (
 )
 from exercises.notebook_8 import check_continue_log, check_run_until_done, check_save_interval
 from exercises.notebook_9 import check_find_newest, check_my_rows, check_rows_per_rank
-from exercises.notebook_10 import check_average_gradients, check_put_together
+from exercises.notebook_10 import check_average_gradients, check_put_together, check_read_rows

@@ -4,7 +4,8 @@ A single process without a process group is rank 0 of 1, and can call all of it.
 
 Everything here is sent over a process group of its own, made when the ranks first ask for it. So a
 rank may be busy with a slow disk for longer than the timeout of training allows, and a background
-save never mixes its messages with those of training.
+save never mixes its messages with those of training. Don't use it for anything else while a save
+runs in the background.
 """
 
 import weakref

@@ -83,8 +83,10 @@ class Run:
             loss.backward()
             self.optimizer.step()
             self.scheduler.step()
-            losses = all_gather(loss.item())
-            self.history.minibatch_loss.append(sum(losses) / size)
+            total = loss.detach().double()
+            if dist.is_initialized():
+                dist.all_reduce(total)
+            self.history.minibatch_loss.append(total.item() / size)
             after_batch(self.history.batch)
         return self
 
