@@ -149,7 +149,8 @@ def start(task, rank, size, folder, results, arguments):
 def run(size, task, folder, *arguments, killed=()):
     """Let `size` ranks run `task(*arguments)` in `folder`; return what each returned or raised.
 
-    The ranks in `killed` die before they report. All must have ended within five minutes, on a busy machine too.
+    The ranks in `killed` die before they report. None may hang: all must have ended within five
+    minutes, on a busy machine too.
     """
     (Path(folder) / "store").unlink(missing_ok=True)
     with contextlib.chdir(ROOT):  # where the forkserver finds what it preloads
