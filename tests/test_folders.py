@@ -116,15 +116,18 @@ def test_a_given_step_is_loaded_and_what_came_later_is_kept_aside(run_folder, ca
     assert many.Run().load("run").sha256() == other.sha256() != hashes[2]
 
 
-def test_steps_are_sorted_as_numbers(run_folder):
-    run = many.Run().train(1)
-    for step in (2, 999_999, 1_000_000):
-        run.history.minibatch_loss = [0.5] * step
-        run.history.batches_per_epoch = step
-        run.save("run", keep=3)
-    left = ["checkpoint-000002", "checkpoint-1000000", "checkpoint-999999"]
-    assert names(run_folder) == left
-    assert len(many.Run().load("run").history.minibatch_loss) == 1_000_000
+def test_steps_are_sorted_as_numbers(tmp_path):
+    in_order = ["checkpoint-000002", "checkpoint-000010.previous", "checkpoint-000010"]
+    in_order += ["checkpoint-999999", "checkpoint-1000000"]
+    others = ["checkpoint-000011.tmp", "checkpoint-000012.broken2", "checkpoint-000013.later"]
+    for name in [*in_order, *others, "checkpoint-13", "notes-000014"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    assert [path.name for path in folders.list_checkpoints(tmp_path)] == in_order
+    folders.delete_old(tmp_path, keep=2)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
+        [*in_order[-2:], *others, "checkpoint-13", "notes-000014"]
+    )
 
 
 # Saved twice at the same step

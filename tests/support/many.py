@@ -200,6 +200,10 @@ def load(folder="run", optimizer=torch.optim.AdamW):
     return Run(optimizer).load(folder).sha256()
 
 
+def load_each(folders):
+    return [load(folder) for folder in folders]
+
+
 def load_and_train(optimizer=torch.optim.AdamW):
     run = Run(optimizer).load("run")
     return run.sha256(), run.train().sha256()
