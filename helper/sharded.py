@@ -119,7 +119,7 @@ def take_apart(model, optimizer, scheduler, history, **others) -> tuple[dict, di
     run = make_checkpoint(model, optimizer, scheduler, history, **others)
     run["description"] = describe_by_name(model, optimizer, scheduler, **others)
     run["layouts"] = {}
-    tensors, may_differ = {}, set()
+    tensors, may_differ, fixed = {}, set(), None
 
     def split_off(tensor, part, *path):
         name = join_names(path)
@@ -128,13 +128,14 @@ def take_apart(model, optimizer, scheduler, history, **others) -> tuple[dict, di
             raise ValueError(f"{part} has two tensors with the name {name}")
         tensors.setdefault(part, {})[name] = tensor
         run["layouts"][key] = describe_layout(tensor)
-        if is_free(parts[part], part, name):
+        if fixed is not None and name not in fixed:
             may_differ.add(key)
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, **others}
     for name, part in parts.items():
         states = run["others"] if name in others else run
+        fixed = names_that_must_match(name, part)
         if isinstance(part, Optimizer):
             groups = names_in_groups(run["description"][name], len(part.param_groups))
             states[name] = number_to_name(states[name], groups)
@@ -144,11 +145,13 @@ def take_apart(model, optimizer, scheduler, history, **others) -> tuple[dict, di
     return run, tensors, may_differ
 
 
-def is_free(part, part_name: str, name: str) -> bool:
-    """Return whether a tensor may differ between ranks."""
+def names_that_must_match(part_name: str, part) -> set[str] | None:
+    """Return the names of a part's tensors that must be equal on all ranks; None means all."""
+    if isinstance(part, Optimizer) or part_name == "scheduler":
+        return None
     if isinstance(part, nn.Module):
-        return name not in dict(part.named_parameters(remove_duplicate=False))
-    return part_name != "scheduler" and not isinstance(part, Optimizer)
+        return {name for name, _ in part.named_parameters(remove_duplicate=False)}
+    return set()
 
 
 def replace_tensors(value, replace: Callable, *path) -> Any:

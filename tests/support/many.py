@@ -499,10 +499,10 @@ def train_while_rank_0_deletes():
 
 
 def train_while_it_is_saved():
-    """No file reaches the disk before the run has been trained on. Return both SHA-256."""
+    """No tensor is written before the run has been trained on. Return both SHA-256."""
     run = Run().train(1).save("run")
     wait_for_save()
-    at_call("os.fsync", None, lambda: wait_for(f"trained {position()[0]}"))
+    at_call("helper.distributed.call_dcp", 1, lambda: wait_for(f"trained {position()[0]}"))
     saved = run.train(2).save("run", wait=False).sha256()
     left = [name for name in names_in("run") if not name.endswith(".tmp")]
     run.train(4)
