@@ -35,7 +35,7 @@ from helper.reproducibility import (
 )
 from helper.signals import DeferredSignals, Stopped
 
-TIMEOUT = timedelta(seconds=30)  # the longest wait for the other ranks
+TIMEOUT = timedelta(seconds=30)  # the longest wait in training; saving has its own: helper/ranks.py
 
 
 class LeNet5(nn.Module):
