@@ -1,13 +1,18 @@
 """How long save_sharded and load_sharded take, over processes and sizes, next to one torch.save.
 
     .venv/bin/python benchmarks/distributed.py [--sizes 8 64 512] [--rounds 5] [--folder DIR]
+    .venv/bin/python benchmarks/distributed.py --messages --processes 2 4 8
+
+With --messages, nothing is timed: it counts the collectives of one save and their bytes, for two
+sizes of model.
 
 For each size (megabytes of parameters; the momentum is as large again), medians of a few rounds:
 
 - disk: as many bytes written by one process, and flushed with fsync;
 - torch.save: of one dict, and fsync; torch.load: of the file;
 - 1, 2 and 4 processes: save_sharded and load_sharded, from the first rank that begins to the last
-  that is done, and how much of the saving is dcp.save itself.
+  that is done, how much of the saving is dcp.save itself, and how long a save in the background
+  blocks.
 
 Files are read from the system's memory, where they still are after they were written.
 """
@@ -33,8 +38,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import helper.distributed
-from helper.distributed import load_sharded, save_sharded
+from helper.distributed import load_sharded, save_sharded, wait_for_save
 from helper.history import History
+from tests.support import many
 
 PROCESSES = get_context("forkserver")
 WIDTH = 1024  # a layer of 1024 x 1024 floats has 4 megabytes
@@ -113,11 +119,21 @@ def be_a_rank(rank, size, megabytes, rounds, folder, results):
         save_sharded(Path(folder, "run"), *run, None, History(), keep=1)
         barrier()
 
+    def save_in_background():
+        save_sharded(Path(folder, "run"), *run, None, History(), keep=1, wait=False)
+
+    def finish_and_meet():
+        wait_for_save()
+        barrier()
+
     def load():
         load_sharded(Path(folder, "run"), *run)
         barrier()
 
-    seconds = {"save": measure(save, rounds, barrier), "load": measure(load, rounds, barrier)}
+    seconds = {"save": measure(save, rounds, finish_and_meet)}
+    seconds["load"] = measure(load, rounds, finish_and_meet)
+    seconds["blocked by wait=False"] = measure(save_in_background, rounds, finish_and_meet)
+    wait_for_save()
     seconds["dcp.save"] = statistics.median(dcp_seconds[1:])
     newest = max(Path(folder, "run").glob("checkpoint-??????"))
     seconds["metadata"] = (newest / ".metadata").stat().st_size
@@ -146,13 +162,33 @@ def measure_processes(size, megabytes, rounds, folder):
         shutil.rmtree(Path(folder, "run"), ignore_errors=True)
 
 
+def show_messages(sizes, folder):
+    """Print what one save of two sharded models sends, for each number of processes."""
+    for size in sizes:
+        for layers in (2, 20):
+            answers = many.run(size, many.count_messages, folder, layers)
+            first, last = answers[0], answers[-1]
+            print(f"{size} processes, {8 * layers} tensors:", flush=True)
+            for who in ("ours", "dcp"):
+                (calls, on_first), (_, on_last) = first[who], last[who]
+                others = f"{on_last:,} on each other one"
+                print(
+                    f"    {who}: {calls} calls, {on_first:,} bytes on rank 0, {others}", flush=True
+                )
+
+
 def main():
     parser = argparse.ArgumentParser(description="Save and load over processes and sizes.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 64, 512], help="megabytes")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="on the disk that is to be measured")
+    parser.add_argument("--messages", action="store_true", help="count them, and time nothing")
     arguments = parser.parse_args()
+    if arguments.messages:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            show_messages(arguments.processes, Path(folder).resolve())
+        return
     cores = f"{os.cpu_count()} cores, {platform.machine()}"
     print(f"PyTorch {torch.__version__}, {cores}; milliseconds")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

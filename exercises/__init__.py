@@ -15,5 +15,5 @@ from exercises.notebook_6 import (
 from exercises.notebook_7 import check_diagnose, check_repair, check_restored_to
 from exercises.notebook_8 import check_continue_log, check_run_until_done, check_save_interval
 from exercises.notebook_9 import check_find_newest, check_my_rows, check_rows_per_rank
-from exercises.notebook_10 import check_average_gradients, check_put_together
+from exercises.notebook_10 import check_average_gradients, check_put_together, check_read_rows
 from exercises.predictions import expect, summarize_predictions

@@ -12,7 +12,7 @@ from exercises.check import Hint, exercise, need
 
 @exercise
 def check_my_rows(call, folder):
-    """Split batches among ranks, also one that can't be split evenly."""
+    """Split batches among ranks, and one that can't be split evenly."""
     for rows, size in [(8, 2), (8, 4), (6, 1)]:
         batch = torch.arange(2 * rows).reshape(rows, 2)
         parts = [
@@ -25,7 +25,7 @@ def check_my_rows(call, folder):
         even = (rows // size, 2)
         need(shapes == {even}, f"of {rows} rows, each of {size} ranks should get {rows // size}.")
         together = torch.cat(parts).sort(dim=0).values
-        need(torch.equal(together, batch), "some rows are with two ranks, and some with none.")
+        need(torch.equal(together, batch), "some rows go to two ranks, and some to none.")
     batch = torch.arange(10).reshape(5, 2)
     try:
         call(batch, 0, 2)
@@ -33,7 +33,7 @@ def check_my_rows(call, folder):
         need("ValueError" in str(hint), f"for 5 rows and 2 ranks, {hint}")
     else:
         raise Hint("5 rows can't be split evenly between 2 ranks: raise a ValueError.")
-    return "every row is with one rank, and 5 rows for 2 ranks are refused"
+    return "every row goes to one rank, and 5 rows for 2 ranks are refused"
 
 
 @exercise
@@ -46,7 +46,7 @@ def check_rows_per_rank(call, folder):
         need(isinstance(answer, (list, tuple)), "the answer should be a list of numbers.")
         answer = list(answer)
         text = f"for {rows} rows and {size} ranks, yours is {answer!s:.40}"
-        need(len(answer) == size, f"{text}: a number for each rank, also for those with no rows.")
+        need(len(answer) == size, f"{text}: a number for each rank, even if it has no rows.")
         need(sum(answer) == rows, f"{text}, which is not {rows} in all.")
         if answer != right:
             need(rows % size == 0 or max(answer) == max(right), f"{text}: how many has rank 0?")
@@ -80,19 +80,21 @@ def check_find_newest(call, folder):
 
     need(ask() is None, "in an empty folder there is none: return None.")
     files = {"__0_0.distcp": bytes(100), "__1_0.distcp": bytes(range(100)), "run.pt": b"run"}
-    for number in (2, 9, 10, 11, 12):
-        make_checkpoint(runs, f"checkpoint-{number:06d}", files)
-    need(ask() == "checkpoint-000012", "with five complete ones, yours is not the newest.")
-    make_checkpoint(runs, "checkpoint-000013.tmp", files)
-    need(ask() == "checkpoint-000012", "yours is one that ends in .tmp, which is not complete.")
-    (runs / "checkpoint-000012" / "run.pt").unlink()
-    need(ask() == "checkpoint-000011", "a file of the newest one is missing: take one before.")
-    (runs / "checkpoint-000011" / "__1_0.distcp").write_bytes(bytes(range(99)) + b"!")
-    need(ask() == "checkpoint-000010", "the last byte of a file has changed: take one before.")
-    (runs / "checkpoint-000010" / "manifest.json").unlink()
-    need(ask() == "checkpoint-000009", "without a manifest, a checkpoint is not complete.")
-    (runs / "checkpoint-000009" / "manifest.json").write_text('{"run.pt":')
-    need(ask() == "checkpoint-000002", "a manifest that is cut off can't be read: take one before.")
-    (runs / "checkpoint-000002" / "__0_0.distcp").write_bytes(bytes(101))
+    for step in (31, 62, 93, 100, 124, 155):
+        make_checkpoint(runs, f"checkpoint-{step:06d}", files)
+    need(ask() == "checkpoint-000155", "with six complete ones, yours is not the newest.")
+    make_checkpoint(runs, "checkpoint-000186.tmp", files)
+    need(ask() == "checkpoint-000155", "yours is one that ends in .tmp, which is not complete.")
+    (runs / "checkpoint-000155" / "run.pt").unlink()
+    need(ask() == "checkpoint-000124", "a file of the newest one is missing: take one before.")
+    (runs / "checkpoint-000124" / "__1_0.distcp").write_bytes(bytes(range(99)) + b"!")
+    need(ask() == "checkpoint-000100", "the last byte of a file has changed: take one before.")
+    (runs / "checkpoint-000100" / "manifest.json").write_text("{}")
+    need(ask() == "checkpoint-000093", "an empty manifest proves nothing: take one before.")
+    (runs / "checkpoint-000093" / "manifest.json").unlink()
+    need(ask() == "checkpoint-000062", "without a manifest, a checkpoint is not complete.")
+    (runs / "checkpoint-000062" / "manifest.json").write_text('{"run.pt":')
+    need(ask() == "checkpoint-000031", "a manifest that is cut off can't be read: take one before.")
+    (runs / "checkpoint-000031" / "__0_0.distcp").write_bytes(bytes(101))
     need(ask() is None, "when all are broken, there is none: return None.")
-    return "six kinds of broken checkpoints are passed over, and the newest whole one is found"
+    return "seven kinds of broken checkpoints are passed over, and the newest complete one is found"

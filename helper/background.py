@@ -1,8 +1,10 @@
 """Saving while training continues: the run is copied in memory, and a thread writes the copy."""
 
+import atexit
 import copy
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -95,3 +97,36 @@ def find_tensors(value) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from find_tensors(item)
+
+
+class BackgroundCall:
+    """Calls one function at a time in a thread, and stores its error for the thread that waits."""
+
+    def __init__(self):
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        atexit.register(self.print_error)
+
+    def start(self, f: Callable[[], None]) -> None:
+        """Call `f()` in a thread. Python waits for the thread before it exits."""
+        self.thread = threading.Thread(target=self.run, args=(f,), name="saving")
+        self.thread.start()
+
+    def run(self, f: Callable[[], None]) -> None:
+        try:
+            f()
+        except BaseException as error:
+            self.error = error
+
+    def wait(self) -> BaseException | None:
+        """Wait for the thread, and return its error."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        error, self.error = self.error, None
+        return error
+
+    def print_error(self) -> None:
+        """At the end of the program, print the error that nobody has waited for."""
+        if self.error is not None:
+            print(f"CheckpointError: {self.error}", file=sys.stderr)

@@ -6,18 +6,22 @@ https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
 
     save_sharded       every rank                               rank 0 alone
     ---------------------------------------------------------------------------------------------
-    collect            checks its numbers, sets its tensors
-                       apart from everything else
-    begin_folder                                                creates checkpoint-000007.tmp
-    call_dcp           writes __<rank>_0.distcp                 writes .metadata, the contents
-    write_metadata     flushes and hashes its files             writes run.pt: all but tensors
-    commit_folder                                               writes manifest.json, the hashes;
-                                                                renames to checkpoint-000007
+    take_apart         checks its numbers, separates its
+                       tensors from everything else
+    (wait=False)       copies both; a thread does the rest
+    make_whole         compares what isn't sharded with the     adds what others hold (pipeline
+                       other ranks: it must be equal            stages)
+    begin_folder                                                creates checkpoint-000040.tmp
+    call_dcp           writes and hashes __<rank>_0.distcp      writes .metadata, the contents
+    commit                                                      writes run.pt: all but tensors;
+                                                                writes manifest.json, the hashes;
+                                                                renames to checkpoint-000040
+    delete_old                                                  in a thread: nobody waits for it
 
     load_sharded       every rank                               rank 0 alone
     ---------------------------------------------------------------------------------------------
-    find_newest        hashes its share of the files            lists folders, prints broken ones
-    read_metadata      reads run.pt, compares it with the run
+    find_newest        hashes its share of the files            lists folders, renames broken ones
+    read_run           reads run.pt, compares it with the run
     allocate           creates empty tensors for its rows
     call_dcp           reads its rows into them
     load_states        loads all parts, or puts all back if a
@@ -28,86 +32,125 @@ error. So no rank is left waiting for one that has given up.
 """
 
 import contextlib
+import copy
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.optim import Optimizer
 
 from helper.arguments import as_positive_integer
-from helper.checkpoint import all_or_nothing, load_states, make_checkpoint, write_loadable
-from helper.compatibility import check_equal, describe_run
+from helper.atomic import flush
+from helper.background import BackgroundCall
+from helper.checkpoint import all_or_nothing, load_states
+from helper.compatibility import CheckpointError, check_equal
 from helper.finite import find_not_finite
 from helper.folders import (
+    HashingFileSystem,
     begin_folder,
     commit_folder,
+    delete_old,
     find_damage,
-    flush_and_hash,
-    numbered_folders,
+    is_committed,
+    list_checkpoints,
+    read_manifest,
+    set_broken_aside,
+    step_of,
 )
 from helper.history import History
-from helper.reproducibility import compute_sha256
+from helper.merging import make_whole, merge_over_ranks
+from helper.ranks import (
+    all_gather,
+    gather,
+    group_for_saving,
+    is_true_anywhere,
+    on_all_ranks,
+    on_rank_zero,
+    rank_and_size,
+    reason_for,
+)
+from helper.sharded import allocate, describe_by_name, take_apart
 from helper.signals import DeferredSignals
 from helper.verification import check_format, check_parts, checkpoint_errors
 
 RUN = "run.pt"  # next to the files of dcp, whose table of contents is .metadata
-T = TypeVar("T")
 
 
 def save_sharded(
-    folder, model: nn.Module, optimizer: Optimizer, scheduler, history: History, keep: int = 2
+    folder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler,
+    history: History,
+    keep: int = 2,
+    wait: bool = True,
+    **others,
 ) -> None:
     """Save a run as a new checkpoint in `folder`, and delete all but the newest `keep` of them.
 
-    Every rank calls it, whether `fully_shard` has sharded the model or not; a single process
-    without a process group can call it too. `scheduler` may be None. Anything that isn't a tensor
-    is taken from rank 0; tensors that are not sharded and differ between ranks (buffers, say) are
-    saved for each rank. A folder must be used by one run at a time.
+    Every rank calls it, whether its model is sharded, a stage of a pipeline with the names of the
+    whole model, or a copy; a single process without a process group can call it too. `scheduler`
+    may be None. `others` are objects with `state_dict` and `load_state_dict`, saved under the names
+    that you give them: `scaler=scaler`. The checkpoint is named by its step, the number of losses
+    in `history`. Curves are taken from rank 0. Buffers that differ between ranks are saved for each
+    rank. A folder must be used by one run at a time.
+
+    With `wait=False`, the run is copied in memory, training continues, and a thread does the rest.
+    It takes the memory of one more run. `wait_for_save`, the next save and the next load wait for
+    it, and raise its error.
 
     Raises a CheckpointError on every rank if saving fails on one: the disk is full, the parts don't
     belong together, a number is not finite, a state holds something that couldn't be loaded, a rank
-    died. No rank waits longer than the timeout of its process group.
+    died, or ranks differ in something that must be equal: a parameter that isn't a DTensor, an
+    optimizer's setting, the scheduler. The message says what is on the disk.
     """
     folder = Path(folder)
-    message = f"Saving in {folder} failed, and the checkpoints before are as they were"
-    with DeferredSignals(), checkpoint_errors(message):
-        keep = as_positive_integer("keep", keep)
 
-        def collect():
-            checkpoint = make_checkpoint(model, optimizer, scheduler, history)
-            if name := find_not_finite(model, optimizer):
-                raise ValueError(
-                    f"{name} is not finite. Training has failed: load an older checkpoint"
-                )
-            return split_off_tensors(checkpoint)
+    def collect():
+        run, tensors, may_differ = take_apart(model, optimizer, scheduler, history, **others)
+        if name := find_not_finite(model, optimizer, others):
+            raise ValueError(f"{name} is not finite. Training has failed: load an older checkpoint")
+        if not wait:
+            tensors = BlockingAsyncStager().stage(tensors)
+            run = copy.deepcopy(run)
+        return run, tensors, may_differ
 
-        run, tensors = on_all_ranks(collect)
-        run["differing"] = separate_rank_local(tensors)
-        path = on_rank_zero(lambda: begin_folder(folder))
-        try:
-            call_dcp(dcp.save, tensors, storage_writer=DiskErrorWriter(path))
-            checksums = {}
-            for of_one_rank in all_gather(on_all_ranks(lambda: write_metadata(path, run))):
-                checksums |= of_one_rank
-            on_rank_zero(lambda: commit_folder(path, checksums, keep))
-        except BaseException:
-            if rank_and_size()[0] == 0:
-                shutil.rmtree(path, ignore_errors=True)  # if it doesn't have its final name yet
-            raise
+    with DeferredSignals():
+        wait_for_save()
+        with checkpoint_errors(f"Saving in {folder} failed, and {AS_THEY_WERE}"):
+            keep = as_positive_integer("keep", keep)
+            run, tensors, may_differ = on_all_ranks(collect)
+        is_zero = rank_and_size()[0] == 0
+
+        def write_and_delete():
+            write_checkpoint(folder, run, tensors, may_differ)
+            if is_zero:
+                delete_old(folder, keep)
+
+        if not wait:
+            background.start(write_and_delete)
+            return
+        write_checkpoint(folder, run, tensors, may_differ)
+        if is_zero:  # the other ranks train meanwhile: a slow delete must not make them wait
+            background.start(lambda: delete_old(folder, keep))
 
 
-def load_sharded(folder, model: nn.Module, optimizer=None, scheduler=None) -> History:
+def load_sharded(
+    folder, model: nn.Module, optimizer=None, scheduler=None, step: int | None = None, **others
+) -> History:
     """Load the newest complete checkpoint in `folder` on any number of ranks; return its History.
 
-    Every rank calls it. Broken checkpoints are passed over, and rank 0 prints which and why. All or
-    nothing: if anything fails on one rank, all parts stay as they were on all ranks.
+    With `step`, load the one of that step. Every rank calls it. A newer checkpoint that is broken
+    is renamed and passed over, and rank 0 prints why. All or nothing: if anything fails on one
+    rank, all parts stay as they were on all ranks.
+
+    Buffers that were saved for each rank come back on the same number of ranks; on a different
+    number, every rank gets those of the first.
 
     This detects damage, not malice: the file `.metadata` is a pickle, and a forged one can run any
     program. Load only folders from people you trust.
@@ -115,143 +158,83 @@ def load_sharded(folder, model: nn.Module, optimizer=None, scheduler=None) -> Hi
     Raises a CheckpointError on every rank if there is no complete checkpoint, the newest belongs to
     a different model, optimizer or scheduler, or a rank died.
     """
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, **others}
     parts = {name: part for name, part in parts.items() if part is not None}
     message = f"Loading from {folder} failed, and nothing was changed"
-    with DeferredSignals(), checkpoint_errors(message):
-        path = find_newest(Path(folder))
-        run = on_all_ranks(lambda: read_metadata(path, parts))
-        states, tensors = on_all_ranks(lambda: allocate(run, parts))
-        call_dcp(dcp.load, tensors, storage_reader=dcp.FileSystemReader(path))
-        with contextlib.ExitStack() as stack:
-            # The ranks agree inside the block: if one fails, all of them put their parts back.
-            on_all_ranks(lambda: stack.enter_context(all_or_nothing(parts)))
-            on_all_ranks(lambda: load_states(parts, states))
-    not_loaded = tuple(name for name in run["description"] if name not in parts)
-    return History(**run["history"], not_loaded=not_loaded)
+    with DeferredSignals():
+        wait_for_save()
+        with checkpoint_errors(message):
+            path = find_newest(Path(folder), step)
+            expected = merge_over_ranks(on_all_ranks(lambda: describe_by_name(**parts)))
+            run = on_all_ranks(lambda: read_run(path, expected))
+            find_key = on_all_ranks(lambda: finder_of_keys(path, run["size"]))
+            states, tensors = on_all_ranks(lambda: allocate(run, parts, find_key))
+            call_dcp(dcp.load, tensors, storage_reader=dcp.FileSystemReader(path))
+            with contextlib.ExitStack() as stack:
+                # The ranks agree inside the block: if one fails, all of them put their parts back.
+                on_all_ranks(lambda: stack.enter_context(all_or_nothing(parts)))
+                on_all_ranks(lambda: load_states(parts, states))
+    return History(
+        **run["history"],
+        not_loaded=tuple(name for name in run["description"] if name not in parts),
+        others=tuple(run["others"]),
+    )
 
 
-# ---- What ranks do together ----
+# ---- In the background ----
 
 
-def rank_and_size() -> tuple[int, int]:
-    """Return the number of this process, and how many there are."""
-    if dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def wait_for_save() -> None:
+    """Wait until the last save is complete. Every rank calls it, also at the end of a program.
 
-
-def all_gather(value: T) -> list[T]:
-    """Return the values of all ranks, by rank, on every rank."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def on_all_ranks(f: Callable[[], T]) -> T:
-    """Call `f()` on every rank, and return its result; if it fails on one, raise on every rank."""
-    result = failure = reason = None
-    try:
-        result = f()
-    except Exception as error:
-        failure = error
-        reason = " ".join(str(error).split()) or type(error).__name__
-    for rank, reason_of_rank in enumerate(all_gather(reason)):
-        if reason_of_rank is not None:
-            raise RuntimeError(f"{reason_of_rank} (rank {rank})") from failure
-    return result
-
-
-def on_rank_zero(f: Callable[[], T]) -> T:
-    """Call `f()` on rank 0 alone; return its result on every rank, or raise on every rank."""
-
-    def call_on_rank_zero():
-        return f() if rank_and_size()[0] == 0 else None
-
-    return all_gather(on_all_ranks(call_on_rank_zero))[0]
-
-
-def call_dcp(function: Callable, tensors: dict, **storage) -> None:
-    """Call dcp.save or dcp.load. It tells all ranks of an error by itself, but as a BaseException.
-
-    Without a process group, it warns that it works in a single process: that is on purpose here.
+    Raises a CheckpointError on every rank if that save has failed on one.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*assuming the intent is to .* in a single process")
-        try:
-            function(tensors, **storage)
-        except dcp.CheckpointException as error:
-            rank, (reason, _) = next(iter(error.failures.items()))
-            raise RuntimeError(f"{reason} (rank {rank})") from None
+    with DeferredSignals(), checkpoint_errors("Waiting for the last save failed"):
+        error = background.wait()
+        if is_true_anywhere(error is not None):
+            message = next(filter(None, all_gather(reason_for(error))))
+            raise CheckpointError(f"{message}.") from error
+
+
+background = BackgroundCall()  # the save of this process
 
 
 # ---- Saving ----
 
+AS_THEY_WERE = "the checkpoints before are as they were"
 
-def split_off_tensors(checkpoint: dict) -> tuple[dict, dict]:
-    """Return a checkpoint with empty tensors, on the device meta, and the real ones.
 
-    The real ones are {part: {name: tensor}}.
+def write_checkpoint(folder: Path, run: dict, tensors: dict, may_differ: set[str]) -> None:
+    """Write a run that was taken apart. Every rank calls it at the same time."""
+    step = len(run["history"]["minibatch_loss"])
+    path = folder  # until the new folder has a name
+    files = HashingFileSystem()
+    try:
+        run, tensors = make_whole(run, tensors, may_differ)
+        path = on_rank_zero(lambda: begin_folder(folder, step))
+        call_dcp(dcp.save, tensors, storage_writer=HashingWriter(path, files))
+        checksums_by_rank = gather(files.checksums())
+        on_rank_zero(lambda: commit(path, run, checksums_by_rank))
+    except Exception as error:
+        state = AS_THEY_WERE
+        if path != folder:
+            if is_committed(path, files.checksums()):
+                state = f"the new one, {path.stem}, is complete"
+            elif rank_and_size()[0] == 0:
+                shutil.rmtree(path, ignore_errors=True)
+        reason = reason_for(error)
+        raise CheckpointError(f"Saving in {folder} failed, and {state}: {reason:.400}.") from error
+
+
+class HashingWriter(dcp.FileSystemWriter):
+    """Hashes what it writes, and raises the disk's own error.
+
+    dcp would tell the other ranks what torch.save makes of it.
     """
-    tensors = {}
 
-    def split_off(tensor, part, *names):
-        of_part = tensors.setdefault(part, {})
-        of_part[join_names(names)] = tensor
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-
-    return replace_tensors(checkpoint, split_off), tensors
-
-
-def replace_tensors(value, replace: Callable, *path) -> Any:
-    """Return nested dicts and lists with `replace(tensor, *path)` in the place of each tensor."""
-    if isinstance(value, torch.Tensor):
-        return replace(value, *path)
-    if isinstance(value, dict):
-        return {key: replace_tensors(item, replace, *path, key) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [replace_tensors(item, replace, *path, key) for key, item in enumerate(value)]
-        return type(value)(items)
-    return value
-
-
-def join_names(names) -> str:
-    """Return the name of a tensor in a part from its keys in the nested dicts."""
-    return ".".join(map(str, names))
-
-
-def separate_rank_local(tensors: dict) -> list[list[tuple[str, str]]]:
-    """Move tensors that are not sharded, and not as on rank 0, to a part for this rank alone.
-
-    Returns their parts and names, for each rank.
-    """
-    rank, size = rank_and_size()
-    if size == 1:
-        return [[]]
-
-    def hash_unsharded():
-        hashes = {}
-        for part, of_part in tensors.items():
-            for name, tensor in of_part.items():
-                if not isinstance(tensor, DTensor):
-                    hashes[part, name] = compute_sha256(tensor)
-        return hashes
-
-    hashes_by_rank = all_gather(on_all_ranks(hash_unsharded))
-    on_rank_0 = hashes_by_rank[0]
-    differing = []
-    for hashes in hashes_by_rank:
-        differing.append([key for key in hashes if hashes[key] != on_rank_0.get(key)])
-    for part, name in differing[rank]:
-        rank_local = tensors.setdefault(f"rank {rank}", {})
-        rank_local[f"{part}.{name}"] = tensors[part].pop(name)
-    return differing
-
-
-class DiskErrorWriter(dcp.FileSystemWriter):
-    """Raises the disk's own error; dcp would tell the other ranks what torch.save makes of it."""
+    def __init__(self, path: Path, files: HashingFileSystem):
+        super().__init__(path)
+        self.fs = files
 
     def write_data(self, *arguments):
         try:
@@ -262,73 +245,95 @@ class DiskErrorWriter(dcp.FileSystemWriter):
             raise
 
 
-def write_metadata(path: Path, run: dict) -> dict[str, str]:
-    """Write `run` on rank 0, and return the SHA-256 of each file of this rank, by its name."""
-    rank, _ = rank_and_size()
-    paths = [*path.glob(f"__{rank}_*")]
-    if rank == 0:
-        with open(path / RUN, "xb") as file:
-            write_loadable(run, file)
-        paths += [path / RUN, path / ".metadata"]
-    return flush_and_hash(paths)
+def commit(path: Path, run: dict, checksums_by_rank: list[dict[str, str]]) -> None:
+    """Write everything but the tensors, and complete the folder."""
+    checksums = {}
+    for of_one_rank in checksums_by_rank:
+        checksums |= of_one_rank
+    files = HashingFileSystem()
+    with files.create_stream(path / RUN, "xb") as file:
+        torch.save(run, file)
+        file.flush()
+        flush(file.fileno())
+    commit_folder(path, checksums | files.checksums())
+
+
+def call_dcp(function: Callable, tensors: dict, **storage) -> None:
+    """Call dcp.save or dcp.load. It tells all ranks of an error by itself, but as a BaseException.
+
+    Without a process group, it warns that it works in a single process: that is on purpose here.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*assuming the intent is to .* in a single process")
+        try:
+            function(tensors, process_group=group_for_saving(), **storage)
+        except dcp.CheckpointException as error:
+            rank, (reason, _) = next(iter(error.failures.items()))
+            raise RuntimeError(f"{reason} (rank {rank})") from None
 
 
 # ---- Loading ----
 
 
-def find_newest(folder: Path) -> Path:
-    """Return the newest complete checkpoint; rank 0 prints which newer ones are broken."""
+def find_newest(folder: Path, step: int | None) -> Path:
+    """Return the newest complete checkpoint, or that of a step. Rank 0 renames broken ones."""
     rank, size = rank_and_size()
     reasons = ["there is no complete checkpoint in it"]
-    for path in reversed(on_rank_zero(lambda: numbered_folders(folder))):
-        local_damage = find_damage(path, slice(rank, None, size))  # each rank reads its share
-        damages = [damage for damage in all_gather(local_damage) if damage is not None]
-        if not damages:
-            return path
-        reasons.append(f"{path.name} is broken: {damages[0]}")
-        if rank == 0:
-            print(f"{path} is passed over, because it is broken: {damages[0]}", flush=True)
+    if step is not None:
+        reasons = [f"there is no complete checkpoint of step {step} in it"]
+    for path in reversed(on_rank_zero(lambda: list_checkpoints(folder))):
+        if step in (None, step_of(path)):
+            damage = find_damage_on_any_rank(path)
+            if damage is None:
+                return path
+            reasons.append(f"{path.name} is broken: {damage}")
+            on_rank_zero(lambda path=path, damage=damage: set_broken_aside(path, damage))
     raise RuntimeError("; ".join(reasons))
 
 
-def read_metadata(path: Path, parts: dict) -> dict:
-    """Return a checkpoint with empty tensors, after making sure that it fits the run."""
+def find_damage_on_any_rank(path: Path) -> str | None:
+    """Let each rank verify its share of the files; return what is damaged, or None."""
+    rank, size = rank_and_size()
+
+    def read_on_rank_zero():
+        try:
+            return read_manifest(path), None
+        except ValueError as error:
+            return None, str(error)
+
+    def verify_share():
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} isn't there for this rank. All ranks must see the same folder"
+            )
+        names = sorted(checksums)[rank::size]
+        return find_damage(path, {name: checksums[name] for name in names})
+
+    checksums, damage = on_rank_zero(read_on_rank_zero)
+    if damage is not None:
+        return damage
+    damage = on_all_ranks(verify_share)
+    if is_true_anywhere(damage is not None):
+        return next(filter(None, all_gather(damage)))
+    return None
+
+
+def read_run(path: Path, expected: dict) -> dict:
+    """Return a run without its tensors, after making sure that it fits the current one."""
     run = torch.load(path / RUN, map_location="cpu", weights_only=True)
     check_format(run)
     check_parts(run)
-    check_equal(run["description"], describe_run(**parts))
+    check_equal(run["description"], expected)
     return run
 
 
-def allocate(run: dict, parts: dict) -> tuple[dict, dict]:
-    """Return the states of the parts, and the tensors in them by the names that dcp reads.
-
-    The tensors are sharded as the model is now, and have no numbers yet. Both results share them.
-    """
+def finder_of_keys(path: Path, saved_size: int) -> Callable[[str], str]:
+    """Return a function that says under which name dcp has a tensor for this rank."""
     rank, size = rank_and_size()
-    same_size = len(run["differing"]) == size
-    rank_local = run["differing"][rank] if same_size else []
-    model_state = parts["model"].state_dict()
-    parameters = []
-    if "optimizer" in parts:
-        for group in parts["optimizer"].param_groups:
-            parameters += group["params"]
-    tensors = {}
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    prefix = f"rank {rank}."
 
-    def allocate_tensor(saved, part, *names):
-        name = join_names(names)
-        like = None
-        if part == "model":
-            like = model_state.get(name)
-        elif part == "optimizer" and names[0] == "state":
-            like = parameters[names[1]]
-        if like is None or like.shape != saved.shape:  # a count of steps, for example
-            like = torch.empty(saved.shape)
-        key = f"{part}.{name}"
-        if (part, name) in rank_local:
-            key = f"rank {rank}.{key}"
-        tensors[key] = torch.empty_like(like, dtype=saved.dtype)
-        return tensors[key]
+    def find_key(key):
+        return prefix + key if size == saved_size and prefix + key in saved else key
 
-    states = {part: replace_tensors(run[part], allocate_tensor, part) for part in parts}
-    return states, tensors
+    return find_key

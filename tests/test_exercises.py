@@ -62,7 +62,7 @@ def ask(capsys, tmp_path, monkeypatch):
     return ask
 
 
-COUNTS = dict.fromkeys(LESSONS, 3) | {"10-many-processes-load-and-continue.ipynb": 2}
+COUNTS = dict.fromkeys(LESSONS, 3) | {"10-many-processes-load-and-continue.ipynb": 3}
 
 
 def test_there_are_three_exercises_to_a_notebook():

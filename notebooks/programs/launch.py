@@ -59,15 +59,25 @@ def explain(errors: str) -> None:
     """Print what standard error says, without its times, paths and process numbers."""
     for rank in sorted(set(re.findall(r"rank +: (\d+) .*\n.*\(SIGKILL\)", errors))):
         print(f"Rank {rank} was killed.")
-    found = re.search(r"^Rank (\d+) failed first:\n(?: .*\n|Traceback.*\n)*(.*)", errors, re.M)
-    if found and "gloo" in found[2]:  # its words depend on how far the other rank got
-        print(f"Rank {found[1]}: the connection to another rank is gone.")
-    elif found:
-        print(found[2])
+    failures = read_failures(errors)
+    # A rank that fails takes others with it: they only say that they have lost a connection.
+    causes = [message for _, message in failures if "gloo" not in message]
+    if causes:
+        print(causes[-1])
+    elif failures:
+        print(f"Rank {failures[-1][0]}: the connection to another rank is gone.")
     elif "EADDRINUSE" in errors:
         print("The port is taken, perhaps by another torchrun. --standalone takes a free one.")
     elif usage := re.search(r"error: (.*)", errors):
         print(usage[1])
+
+
+def read_failures(errors: str) -> list[tuple[str, str]]:
+    """Return the rank and the last line of each traceback in torchrun's report, its cause last."""
+    found = re.findall(
+        r"^  rank +: (\d+) .*\n(?:  .*\n)*?  traceback : (Traceback.*(?:\n  .*)*)", errors, re.M
+    )
+    return [(rank, traceback.strip().rpartition("\n")[2].strip()) for rank, traceback in found]
 
 
 def source(file: str, *names: str) -> Markdown:

@@ -6,9 +6,7 @@ The same command continues a run that was stopped or killed.
 """
 
 import argparse
-import os
 import sys
-import traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,13 +16,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.fsdp import fully_shard
 
 from helper.batches import EpochBatches
 from helper.dataset import get_dataloaders_mnist
-from helper.distributed import load_sharded, on_rank_zero, rank_and_size, save_sharded
+from helper.distributed import load_sharded, save_sharded, wait_for_save
 from helper.evaluation import compute_logits
+from helper.folders import list_checkpoints
 from helper.history import History
+from helper.ranks import on_rank_zero, rank_and_size
 from helper.reproducibility import (
     Stream,
     compute_sha256,
@@ -32,9 +33,9 @@ from helper.reproducibility import (
     set_all_seeds,
     set_deterministic,
 )
-from helper.signals import DeferredSignals
+from helper.signals import DeferredSignals, Stopped
 
-TIMEOUT = timedelta(seconds=30)  # the longest wait for the other ranks
+TIMEOUT = timedelta(seconds=30)  # the longest wait in training; saving has its own: helper/ranks.py
 
 
 class LeNet5(nn.Module):
@@ -80,40 +81,53 @@ def new_run(seed):
 def train(run, history, loaders, num_epochs, save, save_every=None):
     """Train until `num_epochs` epochs are done in total, or until one rank is asked to stop.
 
-    Calls `save()` after every epoch, after every `save_every` batches, and when it stops.
+    Calls `save()` after every epoch, after every `save_every` batches, and when it stops. A stop is
+    answered between two batches, those of an evaluation included.
     """
-    model, optimizer, scheduler = run
-    train_batches, valid_batches = EpochBatches(loaders[0]), EpochBatches(loaders[1])
     check_batches(history, loaders[0])
     with DeferredSignals() as signals:
-        while history.epoch < num_epochs:
-            epoch, start = history.epoch + 1, history.batch
-            batches = train_batches.epoch(history.seed, epoch, start)
-            for batch, (features, targets) in enumerate(map(local_rows, batches), start):
-                seed_batch(history.seed, epoch, batch, Stream.STEP)
-                loss = nn.functional.cross_entropy(model(features), targets)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                stop_requested = len(signals.pending) > 0
-                total_loss, stops = sum_over_ranks(loss.item(), stop_requested)
-                history.minibatch_loss.append(total_loss / rank_and_size()[1])
-                if stops > 0:
-                    save()
-                    print_rank_zero(f"Stopped after {history.position}, SHA-256 {hash_run(run)}")
-                    return
-                if save_every and len(history.minibatch_loss) % save_every == 0:
-                    save()
-            history.learning_rate.append(optimizer.param_groups[0]["lr"])
-            train_acc = accuracy(model, train_batches, history, Stream.TRAIN_ACCURACY)
-            valid_acc = accuracy(model, valid_batches, history, Stream.VALID_ACCURACY)
-            history.train_acc.append(train_acc)
-            history.valid_acc.append(valid_acc)
-            scheduler.step(valid_acc)
+        try:
+            while history.epoch < num_epochs:
+                train_epoch(run, history, loaders[0], signals, save, save_every)
+                finish_epoch(run, history, loaders, signals)
+                save()
+                print_epoch(history, num_epochs)
+            how = "Ended"
+        except Stopped:
             save()
-            title = f"Epoch: {history.epoch:03d}/{num_epochs:03d}"
-            print_rank_zero(f"{title} | Train: {train_acc:6.2f}% | Validation: {valid_acc:6.2f}%")
-    print_rank_zero(f"Ended after {history.position}, SHA-256 {hash_run(run)}")
+            how = "Stopped"
+        wait_for_save()
+        print_rank_zero(f"{how} after {history.position}, SHA-256 {hash_run(run)}")
+
+
+def train_epoch(run, history, loader, signals, save, save_every):
+    """Train what is left of an epoch; each rank takes its rows of each batch."""
+    model, optimizer, _ = run
+    epoch, start = history.epoch + 1, history.batch
+    batches = EpochBatches(loader).epoch(history.seed, epoch, start)
+    for batch, (features, targets) in enumerate(map(local_rows, batches), start):
+        seed_batch(history.seed, epoch, batch, Stream.STEP)
+        loss = nn.functional.cross_entropy(model(features), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_loss, stops = sum_over_ranks(loss.item(), is_asked_to_stop(signals))
+        history.minibatch_loss.append(total_loss / rank_and_size()[1])
+        if stops > 0:
+            raise Stopped
+        if save_every and len(history.minibatch_loss) % save_every == 0:
+            save()
+
+
+def finish_epoch(run, history, loaders, signals):
+    """Compute the accuracies, and change the learning rate."""
+    model, optimizer, scheduler = run
+    train_acc = accuracy(model, loaders[0], history, Stream.TRAIN_ACCURACY, signals)
+    valid_acc = accuracy(model, loaders[1], history, Stream.VALID_ACCURACY, signals)
+    history.learning_rate.append(optimizer.param_groups[0]["lr"])
+    history.train_acc.append(train_acc)
+    history.valid_acc.append(valid_acc)
+    scheduler.step(valid_acc)
 
 
 def check_batches(history, loader):
@@ -148,10 +162,24 @@ def sum_over_ranks(*numbers):
     return sums.tolist()
 
 
-def accuracy(model, batches, history, stream):
+def is_asked_to_stop(signals):
+    """Return whether a signal has come to this rank: even "stop now" is something to agree on."""
+    return len(signals.pending) > 0
+
+
+def until_stopped(batches, signals):
+    """Yield this rank's rows of each batch; raise Stopped on every rank if one is asked to stop."""
+    for batch in batches:
+        (stops,) = sum_over_ranks(is_asked_to_stop(signals))
+        if stops > 0:
+            raise Stopped
+        yield local_rows(batch)
+
+
+def accuracy(model, loader, history, stream, signals):
     """Return the accuracy in percent; every rank evaluates its rows of each batch."""
-    examples = batches.epoch(history.seed, history.epoch + 1, stream=stream)
-    logits, targets = compute_logits(model, map(local_rows, examples), "cpu")
+    batches = EpochBatches(loader).epoch(history.seed, history.epoch + 1, stream=stream)
+    logits, targets = compute_logits(model, until_stopped(batches, signals), "cpu")
     num_correct = (logits.argmax(dim=1) == targets).sum().item()
     total_correct, total = sum_over_ranks(num_correct, len(targets))
     return 100.0 * total_correct / total
@@ -169,26 +197,34 @@ def full_tensors(state):
     return state.full_tensor() if hasattr(state, "full_tensor") else state
 
 
+def print_epoch(history, num_epochs):
+    """Print the accuracies of the last epoch."""
+    accuracies = f"Train: {history.train_acc[-1]:6.2f}% | Validation: {history.valid_acc[-1]:6.2f}%"
+    print_rank_zero(f"Epoch: {history.epoch:03d}/{num_epochs:03d} | {accuracies}")
+
+
 def print_rank_zero(text):
     """Print a text on rank 0 alone."""
     if rank_and_size()[0] == 0:
         print(text, flush=True)
 
 
+@record  # so that torchrun prints the error of a rank that fails
 def main():
     arguments = parse_arguments()
     set_deterministic()
     dist.init_process_group("gloo", timeout=TIMEOUT)
     loaders = get_dataloaders_mnist(arguments.batch_size, source=arguments.source)
     run, history = new_run(arguments.seed), History(seed=arguments.seed)
-    if on_rank_zero(lambda: any(Path(arguments.folder).glob("checkpoint-??????"))):
+    if on_rank_zero(lambda: list_checkpoints(Path(arguments.folder)) != []):
         history = load_sharded(arguments.folder, *run)
         print_rank_zero(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
 
     def save():
-        save_sharded(arguments.folder, *run, history)
+        save_sharded(arguments.folder, *run, history, wait=not arguments.background)
 
     train(run, history, loaders, arguments.num_epochs, save, arguments.save_every)
+    dist.destroy_process_group()
 
 
 def parse_arguments():
@@ -199,33 +235,12 @@ def parse_arguments():
     parser.add_argument("--seed", type=int, default=123)
     parser.add_argument("--source", default="mnist-5k")
     parser.add_argument("--save-every", type=int, help="also save every N batches")
+    parser.add_argument("--background", action="store_true", help="save while training continues")
     arguments = parser.parse_args()
     if not dist.is_torchelastic_launched():
         parser.error("Start this file with torchrun: its first lines say how.")
     return arguments
 
 
-def print_first_failure(error):
-    """Print an error on the rank that fails first: the others fail because that one is gone."""
-    try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, timeout=timedelta(seconds=5))
-        restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
-        num_failures = store.add(f"failures after {restarts} restarts", 1)
-    except dist.DistError:  # torchrun is gone, and nobody counts
-        num_failures = 1
-    if num_failures == 1:
-        print(f"Rank {os.environ['RANK']} failed first:", file=sys.stderr)
-        traceback.print_exception(error)
-
-
 if __name__ == "__main__":
-    status = 0
-    try:
-        main()
-    except Exception as error:
-        status = 1
-        print_first_failure(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # at a usual end, gloo's threads now and then abort the process
+    main()

@@ -74,6 +74,10 @@ def finder(check=True, order=None, tmp=False, errors=(OSError, ValueError), all_
     return find_newest
 
 
+def takes_an_empty_manifest(folder):
+    return finder()(folder)
+
+
 def newest_without_asking(folder):
     found = sorted(Path(folder).glob("checkpoint-??????"))
     return found[-1] if found else None
@@ -93,6 +97,46 @@ def as_they_come(pieces):
 
 def piece_list(pieces):
     return [rows for _, rows in pieces]
+
+
+def only_matrices(pieces):
+    return torch.vstack([rows for _, rows in sorted(pieces, key=lambda p: p[0])])
+
+
+def floats_only(pieces):
+    whole = torch.empty(sum(len(rows) for _, rows in pieces), *pieces[0][1].shape[1:])
+    for first, rows in pieces:
+        whole[first : first + len(rows)] = rows
+    return whole
+
+
+def reader(split=None, order=True, touch=False, all_pieces=False, cut=True, empty=True, times=1):
+    """Return a function that reads the rows of a rank, and is wrong in one way."""
+
+    def read_rows(pieces, shape, rank, size):
+        begin, end = (split or by_shares)(shape[0], rank, size)
+        rows = []
+        for first, count, read in sorted(pieces, key=lambda p: p[0]) if order else pieces:
+            low, high = max(begin, first), min(end, first + count)
+            if low < high or (touch and low == high) or all_pieces:
+                piece = [read() for _ in range(times)][0]
+                rows.append(piece[max(0, low - first) : max(0, high - first)] if cut else piece)
+        return torch.cat(rows) if rows else torch.empty(0, *(shape[1:] if empty else ()))
+
+    return read_rows
+
+
+def by_shares(rows, rank, size):
+    share = -(-rows // size)
+    return min(rows, share * rank), min(rows, share * (rank + 1))
+
+
+def evenly(rows, rank, size):
+    return rows * rank // size, rows * (rank + 1) // size
+
+
+def rows_in_lists(pieces, shape, rank, size):
+    return reader()(pieces, shape, rank, size).tolist()
 
 
 def average_of_ranks(gradients, counts):
@@ -116,7 +160,7 @@ def stacked(gradients, counts):
 WRONG_ABOUT_MANY = {
     "my_rows": {
         all_of_them: "of 8 rows, each of 2 ranks should get 4",
-        always_the_first: "some rows are with two ranks, and some with none",
+        always_the_first: "some rows go to two ranks, and some to none",
         never_refuses: "5 rows can't be split evenly between 2 ranks",
         refuses_otherwise: "for 5 rows and 2 ranks, your function raises KeyError",
         rows_as_a_list: "of type list, not a tensor",
@@ -125,21 +169,34 @@ WRONG_ABOUT_MANY = {
         rounded_down: "how many has rank 0?",
         balanced: "as many as rank 0 as long as there are any",
         balanced_but_for_rank_0: "as many as rank 0 as long as there are any",
-        only_ranks_with_rows: "a number for each rank, also for those with no rows",
+        only_ranks_with_rows: "a number for each rank, even if it has no rows",
         too_many: "which is not 10 in all",
     },
     "find_newest": {
         newest_without_asking: "a file of the newest one is missing",
-        by_the_last_digit: "with five complete ones, yours is not the newest",
+        by_the_last_digit: "with six complete ones, yours is not the newest",
+        takes_an_empty_manifest: "an empty manifest proves nothing",
         finder(tmp=True): "ends in .tmp",
         finder(check=False): "the last byte of a file has changed",
         finder(all_files=False): "a file of the newest one is missing",
         finder(errors=ValueError): "your function raises FileNotFoundError",
     },
     "put_together": {
-        side_by_side: "put rows under each other",
+        side_by_side: "put rows below each other",
         as_they_come: "the first number of a pair says where",
         piece_list: "of type list, not a tensor",
+        only_matrices: "put rows below each other",
+        floats_only: "the type should be torch.int64",
+    },
+    "read_rows": {
+        reader(split=evenly): "for rank 0 of 2, and 7 rows that 1 saved, the shape is [3, 2]",
+        reader(order=False): "the wrong order",
+        reader(touch=True): "reads a piece that holds none of its rows",
+        reader(all_pieces=True): "reads a piece that holds none of its rows",
+        reader(cut=False): "the shape is [7, 2], not [4, 2]",
+        reader(empty=False): "the shape is [0], not [0, 2]",
+        reader(times=2): "reads a piece twice",
+        rows_in_lists: "of type list, not a tensor",
     },
     "average_gradients": {
         average_of_ranks: "each row should count alike, not each rank",

@@ -181,6 +181,37 @@ def differences(out):
     return [float(difference) for difference in found]
 
 
+def same_on_ranks(out):
+    """Return what is the same on both ranks under DDP, and what isn't."""
+    rows = re.findall(r"^(\w+) +(the same|different)", out[9, "ddp"], re.M)
+    return [
+        [name for name, is_same in rows if is_same == word] for word in ("the same", "different")
+    ]
+
+
+def sums(out):
+    """Return the sums that each rank gets in the loop with one call too many."""
+    ranks = out[9, "mistake"].split("Rank ")[1:]
+    return [[int(number) for number in re.findall(r"(?:loss|gradient) (\d+)", r)] for r in ranks]
+
+
+def made(out):
+    """Return letters for the weights on 1, 2 and 3 ranks, for each way to make a model."""
+    rows = re.findall(r"^(\w+) +((?:[A-E] ?){3})$", out[9, "large"], re.M)
+    return {way: letters.split() for way, letters in rows}
+
+
+def split_losses(out):
+    """Return the first and the last losses on 1, 2 and 4 ranks: plain, BatchNorm, dropout."""
+    rows = re.findall(r"^ +[124] +(.*)", out[9, "split"], re.M)
+    rows = [[float(number) for number in re.findall(r"\d+\.\d+", row)] for row in rows]
+    return [list(zip(*[row[i : i + 2] for row in rows], strict=True)) for i in (0, 2, 4)]
+
+
+def spread(numbers):
+    return max(numbers) - min(numbers)
+
+
 def shards(out):
     """Return how many rows each parameter has, and how many of them each rank holds."""
     pairs = re.findall(r"\[(\d+).*?\] +of which \[(\d+)", out[9, "look"])
@@ -816,6 +847,20 @@ CLAIMS = [
     ),
     Claim(
         9,
+        "ddp-after-md",
+        "Each rank saw its own digits and computed its own loss.",
+        lambda out: (
+            same_on_ranks(out) == [["weights", "gradients", "momentum"], ["digits", "loss"]]
+        ),
+    ),
+    Claim(
+        9,
+        "mistake-after-md",
+        "Rank 1 gets 21 as its first gradient: 20 of its own, and rank 0's *loss*.",
+        lambda out: sums(out) == [[21, 50, 61], [21, 50, 61]],
+    ),
+    Claim(
+        9,
         "look-after-md",
         "half the rows",
         lambda out: (
@@ -824,11 +869,32 @@ CLAIMS = [
     ),
     Claim(
         9,
+        "large-after-md",
+        "Layer by layer does, on any number of ranks.",
+        lambda out: (
+            made(out)["whole_first"] == made(out)["layer_by_layer"] == ["A", "A", "A"]
+            and len({*made(out)["meta_and_reset"]}) == 3
+        ),
+    ),
+    Claim(
+        9,
+        "split-after-md",
+        "Without the two layers, the losses agree, except for rounding.",
+        lambda out: max(map(spread, split_losses(out)[0])) < 0.002,
+    ),
+    Claim(
+        9,
+        "split-after-md",
+        "with either of them, a different number of ranks is a different method",
+        lambda out: min(spread(last) for _, last in split_losses(out)[1:]) > 0.005,
+    ),
+    Claim(
+        9,
         "curves-after-md",
-        "These are the curves of notebook 1 but for rounding",
+        "Apart from rounding, this is notebook 1's curve",
         lambda out: (
             abs(
-                numbers(out[9, "plot-accuracy"], r"validation .*? to (\S+)%")[0]
+                numbers(out[9, "load"], r"validation accuracy (\S+)%")[0]
                 - numbers(out[1, "final"], r"validation accuracy (\S+)%")[0]
             )
             < 1
@@ -854,16 +920,22 @@ CLAIMS = [
     Claim(
         9,
         "rows-after-md",
-        "Every bar is cut at the same share of its rows",
-        lambda out: "pieces that begin at [0.0, 0.5] of its rows" in out[9, "rows-figure"],
+        "Of six filters, ranks 0 to 2 hold two each and rank 3 holds none.",
+        lambda out: "6 rows are cut into 2, 2, 2;" in out[9, "rows-figure"],
+    ),
+    Claim(
+        9,
+        "rows-after-md",
+        "Of ten rows, it holds the one that is left.",
+        lambda out: "10 rows are cut into 3, 3, 3, 1." in out[9, "rows-figure"],
     ),
     Claim(
         9,
         "flip-lesson",
-        "The broken one is passed over and named",
+        "The broken one is passed over, named, and renamed",
         lambda out: (
-            numbers(out[9, "flip"], r"checkpoint-(\d+) is passed over")[0]
-            == numbers(out[9, "folder"], r"checkpoint-(\d+)")[0] + 1
+            numbers(out[9, "flip"], r"checkpoint-(\d+) is passed over.*checkpoint-(\d+)\.broken")
+            == [numbers(out[9, "folder"], r"checkpoint-(\d+)")[0] + 10] * 2
         ),
     ),
     Claim(
@@ -880,10 +952,16 @@ CLAIMS = [
     ),
     Claim(
         10,
+        "torn-after-md",
+        "half a step in the file",
+        lambda out: re.findall(r"(\d+) of 10 tensors", out[10, "torn"]) == ["5", "5"],
+    ),
+    Claim(
+        10,
         "from-one-file-lesson",
-        "the two processes went on with the batch that notebook 2 goes on with",
+        "they would continue with the batch that notebook 2 continues with",
         lambda out: (
-            numbers(out[10, "from-one-file"], r"Loaded after (\d+) epochs, ")
+            numbers(out[10, "from-one-file"], r"run, after (\d+) epochs")
             == numbers(out[1, "final"], r"Saved after epoch (\d+)")
         ),
     ),

@@ -6,6 +6,7 @@ import os
 import pkgutil
 import resource
 import signal
+import threading
 from datetime import timedelta
 from multiprocessing import forkserver, get_context
 from pathlib import Path
@@ -17,9 +18,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+import helper.distributed
 from helper.compatibility import CheckpointError
-from helper.distributed import all_gather, load_sharded, save_sharded
+from helper.distributed import background, load_sharded, save_sharded, wait_for_save
 from helper.history import History
+from helper.ranks import all_gather
 from helper.reproducibility import compute_sha256, seed_batch
 from tools.course import ROOT
 
@@ -28,7 +31,8 @@ needs_fully_shard = pytest.mark.skipif(
     torch.__version__ < (2, 7), reason="fully_shard runs on a CPU from PyTorch 2.7 on"
 )
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.support.many"])  # so that PyTorch is imported once
+# What PyTorch imports when a rank needs it is imported once, before the ranks are forked.
+PROCESSES.set_forkserver_preload(["torch._dynamo", "tests.support.many", "tests.support.kinds"])
 
 
 class Net(nn.Module):
@@ -79,8 +83,10 @@ class Run:
             loss.backward()
             self.optimizer.step()
             self.scheduler.step()
-            losses = all_gather(loss.item())
-            self.history.minibatch_loss.append(sum(losses) / size)
+            total = loss.detach().double()
+            if dist.is_initialized():
+                dist.all_reduce(total)
+            self.history.minibatch_loss.append(total.item() / size)
             after_batch(self.history.batch)
         return self
 
@@ -88,8 +94,8 @@ class Run:
         save_sharded(folder, *self.parts, self.history, **settings)
         return self
 
-    def load(self, folder):
-        self.history = load_sharded(folder, *self.parts)
+    def load(self, folder, **settings):
+        self.history = load_sharded(folder, *self.parts, **settings)
         return self
 
     def sha256(self):
@@ -143,7 +149,8 @@ def start(task, rank, size, folder, results, arguments):
 def run(size, task, folder, *arguments, killed=()):
     """Let `size` ranks run `task(*arguments)` in `folder`; return what each returned or raised.
 
-    The ranks in `killed` die before they report. All must have ended within a minute.
+    The ranks in `killed` die before they report. None may hang: all must have ended within five
+    minutes, on a busy machine too.
     """
     (Path(folder) / "store").unlink(missing_ok=True)
     with contextlib.chdir(ROOT):  # where the forkserver finds what it preloads
@@ -158,13 +165,13 @@ def run(size, task, folder, *arguments, killed=()):
         ranks.append((process, receive))
     try:
         for rank, (process, receive) in enumerate(ranks):
-            if not receive.poll(60):
+            if not receive.poll(300):
                 raise AssertionError(f"rank {rank} hangs")
             try:
                 answers[rank] = receive.recv()[1]
             except EOFError:
                 answers[rank] = None
-            process.join(60)
+            process.join(300)
             assert process.exitcode == (-signal.SIGKILL if rank in killed else 0)
     finally:
         for process, _ in ranks:
@@ -179,17 +186,40 @@ def train_and_save(until, folder="run", optimizer=torch.optim.AdamW, **settings)
     return Run(optimizer).train(until).save(folder, **settings).sha256()
 
 
+def train_save_and_train(until, optimizer=torch.optim.AdamW):
+    """Return the SHA-256 of the run that is saved, and of the same run at its end."""
+    run = Run(optimizer).train(until)
+    return run.save("run").sha256(), run.train().sha256()
+
+
+def train_without_interruption():
+    return Run().train().sha256()
+
+
 def load(folder="run", optimizer=torch.optim.AdamW):
     return Run(optimizer).load(folder).sha256()
 
 
-def load_and_train(folder="run", optimizer=torch.optim.AdamW):
-    run = Run(optimizer).load(folder)
-    return run.history.batch, run.train().sha256()
+def load_each(folders):
+    return [load(folder) for folder in folders]
 
 
-def train_without_interruption(optimizer=torch.optim.AdamW):
-    return Run(optimizer).train().sha256()
+def load_and_train(optimizer=torch.optim.AdamW):
+    run = Run(optimizer).load("run")
+    return run.sha256(), run.train().sha256()
+
+
+def several(*tasks):
+    """Do several tasks in folders of their own, one after the other: a launch takes a second."""
+    answers = []
+    for number, (task, *arguments) in enumerate(tasks):
+        all_gather(None)
+        folder = Path(f"task-{number}")
+        folder.mkdir(exist_ok=True)
+        with contextlib.chdir(folder):
+            answers.append(task(*arguments))
+            all_gather(None)
+    return answers
 
 
 def train_alike(until, folder="run"):
@@ -207,27 +237,53 @@ def train_alike(until, folder="run"):
     return {name: tensor.tolist() for name, tensor in weights.items()}
 
 
-def die_in_the_third_save(rank, name, call):
+def die_in_the_third_save(rank, name, call, wait):
     """Save after each batch; in the third save, a rank dies at the `call`-th call of a function."""
+
+    def prepare():
+        if position()[0] == rank:
+            at_call(name, call, kill_myself)
+
+    save_three_times(prepare, wait)
+
+
+def count_calls(names, wait):
+    """Return how often this rank calls each of these functions in the third save."""
+    calls = dict.fromkeys(names, 0)
+
+    def prepare():
+        for name in names:
+            at_call(name, None, lambda name=name: calls.update({name: calls[name] + 1}))
+
+    save_three_times(prepare, wait)
+    return calls
+
+
+def save_three_times(prepare, wait):
     run = Run()
     for batch in (1, 2, 3):
         sha256 = run.train(batch).sha256()
         if position()[0] == 0:
             Path(f"sha256-{batch}").write_text(sha256)
-        if batch == 3 and position()[0] == rank:
-            at_call(name, call, kill_myself)
-        run.save("run")
+        if batch == 3:
+            background.wait()
+            prepare()
+        run.save("run", wait=wait or batch < 3)
+    wait_for_save()
 
 
 def at_call(name, call, action):
-    """Do something when a function of a module is called for the `call`-th time, from 1 on."""
+    """Do something when a function of a module is called for the `call`-th time, from 1 on.
+
+    With `call=None`, do it at every call.
+    """
     module, _, attribute = name.rpartition(".")
     owner = pkgutil.resolve_name(module)
     original = getattr(owner, attribute)
     calls = itertools.count(1)
 
     def function(*arguments, **settings):
-        if next(calls) == call:
+        if call in (None, next(calls)):
             action()
         return original(*arguments, **settings)
 
@@ -239,6 +295,7 @@ def save_where_there_is_no_room(rank, limit):
     run = Run().train(2).save("run")
     before = run.sha256()
     run.train(3)
+    wait_for_save()
     if position()[0] == rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -270,6 +327,12 @@ def refuse_to_save(change, rank=None):
 def left_in(folder):
     """Return what is in a folder when all ranks are done with it."""
     all_gather(None)
+    names = names_in(folder)
+    all_gather(None)
+    return names
+
+
+def names_in(folder):
     return sorted(path.name for path in Path(folder).glob("*"))
 
 
@@ -319,6 +382,27 @@ def state_that_cannot_be_loaded(run):
     run.scheduler.note = object()
 
 
+def different_rate(run):
+    run.optimizer.param_groups[0]["lr"] = 0.5
+
+
+def different_schedule(run):
+    run.scheduler.last_epoch += 1
+
+
+def one_more_group(run):
+    run.optimizer.add_param_group({"params": []})
+
+
+def different_step(run):
+    run.history.minibatch_loss.pop()
+
+
+def step_of_a_different_parameter(run):
+    state = next(iter(run.optimizer.state.values()))
+    state["step"] = state["step"] + 1
+
+
 def save_in_between(folder="run"):
     """Save where it could do harm: before the first step, and after an evaluation."""
     run = Run().save(folder)
@@ -329,6 +413,14 @@ def save_in_between(folder="run"):
     run.model.train()
     run.save(folder)
     return run.train().sha256()
+
+
+def losses_of_its_own():
+    """Save curves that differ between ranks; return those that are loaded."""
+    run = Run().train(2)
+    run.history.minibatch_loss[0] += position()[0]
+    run.save("run")
+    return run.history.minibatch_loss[0], Run().load("run").history.minibatch_loss[0]
 
 
 def load_the_model_alone():
@@ -349,3 +441,173 @@ def save_under_a_signal(number):
     heard = []
     run.save("run")
     return heard
+
+
+# Slow ranks
+
+
+def arrive(name):
+    Path(name).touch()
+
+
+def wait_for(name):
+    """Wait until a rank arrives. If it never does, the test hangs, and fails after a minute."""
+    while not Path(name).exists():
+        os.sched_yield()
+
+
+def save_late():
+    """Rank 1 comes to a save, and then to a load, after the timeout of training is over.
+
+    Returns whether a collective on the training group has timed out meanwhile.
+    """
+    run = Run().train(1).save("run")
+    rank, _ = position()
+    dist.distributed_c10d._set_pg_timeout(timedelta(milliseconds=1), dist.group.WORLD)
+    thread = threading.Thread(target=time_out)
+    thread.start() if rank == 0 else wait_for("timed out")
+    run.history.minibatch_loss.append(0.5)
+    run.save("run")
+    if rank == 0:
+        thread.join()
+    return Path("timed out").exists(), left_in("run"), run.load("run").history.batch
+
+
+def time_out():
+    """Wait for the other rank on the group that trains, for as long as that allows."""
+    try:
+        dist.barrier()
+    except RuntimeError:
+        arrive("timed out")
+
+
+def train_while_rank_0_deletes():
+    """Rank 0 can't delete an old checkpoint before both ranks have gone on training."""
+    run = Run().train(1).save("run", keep=1)
+    wait_for_save()
+    if position()[0] == 0:
+        at_call("shutil.rmtree", 1, lambda: [wait_for(f"trained {rank}") for rank in (0, 1)])
+    run.train(2).save("run", keep=1)
+    before = names_in("run")
+    run.train(3)
+    arrive(f"trained {position()[0]}")
+    wait_for_save()
+    return before, left_in("run")
+
+
+# In the background
+
+
+def train_while_it_is_saved():
+    """No tensor is written before the run has been trained on. Return both SHA-256."""
+    run = Run().train(1).save("run")
+    wait_for_save()
+    at_call("helper.distributed.call_dcp", 1, lambda: wait_for(f"trained {position()[0]}"))
+    saved = run.train(2).save("run", wait=False).sha256()
+    left = [name for name in names_in("run") if not name.endswith(".tmp")]
+    run.train(4)
+    arrive(f"trained {position()[0]}")
+    wait_for_save()
+    return left, saved, Run().load("run").sha256(), run.sha256()
+
+
+def fail_in_the_background(then, rank=0):
+    """A save in the background fails on one rank; return the error of what waits for it."""
+    run = Run().train(1).save("run")
+    wait_for_save()
+    if position()[0] == rank:
+        at_call("os.fsync", 1, fail)
+    run.train(2).save("run", wait=False)
+    actions = {
+        "wait": wait_for_save,
+        "save": lambda: run.save("run"),
+        "load": lambda: run.load("run"),
+    }
+    error = caught(actions[then])
+    before = left_in("run")
+    return error, before, Run().load("run").history.batch, left_in(run.save("run") and "run")
+
+
+def fail(*_, **__):
+    raise OSError("the disk is gone")
+
+
+# Saving before the first step
+
+
+def save_before_the_first_step():
+    run, hooks = Run(), []
+    run.optimizer.register_step_pre_hook(lambda *_: hooks.append("before"))
+    run.optimizer.register_step_post_hook(lambda *_: hooks.append("after"))
+    before = run.sha256()
+    run.save("run")
+    saved = run.sha256()
+    return hooks, before == saved == Run().load("run").sha256(), left_in("run")
+
+
+# Counting
+
+
+@contextlib.contextmanager
+def count_collectives(counts):
+    """Add up the calls and bytes of this rank's collectives, those of dcp by themselves."""
+    owner, patch = ["ours"], pytest.MonkeyPatch()
+
+    def counted(function):
+        def count(*arguments, **settings):
+            calls, size = counts[owner[-1]]
+            size += sum(map(count_bytes, [*arguments, *settings.values()]))
+            counts[owner[-1]] = calls + 1, size
+            return function(*arguments, **settings)
+
+        return count
+
+    def call_dcp(*arguments, **settings):
+        owner.append("dcp")
+        try:
+            original(*arguments, **settings)
+        finally:
+            owner.pop()
+
+    original = helper.distributed.call_dcp
+    with patch.context() as context:
+        context.setattr(helper.distributed, "call_dcp", call_dcp)
+        for name in ("all_reduce", "all_gather", "gather", "broadcast", "scatter"):
+            function = counted(getattr(dist, name))
+            for module in (dist, dist.distributed_c10d):
+                context.setattr(module, name, function)
+        yield
+
+
+def count_bytes(value):
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(count_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def count_messages(num_layers, sharded=True):
+    """Return the calls and bytes of this rank in one save of a model with that many layers."""
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(num_layers)])
+    if sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    run = model, optimizer, None, History()
+    save_sharded("run", *run)  # the first one also makes the group
+    wait_for_save()
+    counts = dict.fromkeys(["ours", "dcp"], (0, 0))
+    with count_collectives(counts):
+        save_sharded("run", *run)
+    return counts
+
+
+def load_position():
+    return Run().load("run").history.batch
+
+
+def load_elsewhere():
+    """Rank 1 is in a different folder, as where a filesystem is not mounted."""
+    if position()[0] == 1:
+        os.chdir("/")
+    return Run().load("run")
