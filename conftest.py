@@ -1,9 +1,17 @@
-"""How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course."""
+"""How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course.
+
+The copies have more cells: some break what a ✓ checks, others are careless. So every ✓ is seen to
+fail in the one execution of its notebook.
+"""
 
 import contextlib
 
+import nbformat
 import pytest
 
+from tests.support.breaks import BREAKS
+from tests.support.careless import CARELESS
+from tests.support.ticks import add_cells
 from tools.arithmetic import is_reference, use_reference
 from tools.course import NOTEBOOKS, ROOT, list_lessons, list_notebooks, temporary_course
 
@@ -25,8 +33,12 @@ def pytest_configure(config):
     arguments = []
     for argument, path, (_, *cell) in zip(config.args, paths, named, strict=True):
         if path.is_relative_to(NOTEBOOKS):
-            copies = [course / each.relative_to(ROOT) for each in by_name(path)]
-            arguments += ["".join([str(copy), *cell]) for copy in copies]
+            for each in by_name(path):
+                copy = course / each.relative_to(ROOT)
+                refuse_unrun_cells(copy)
+                name = each.relative_to(NOTEBOOKS).with_suffix("").as_posix()
+                add_cells(copy, [*BREAKS.get(name, ()), *CARELESS.get(name, ())])
+                arguments.append("".join([str(copy), *cell]))
         else:
             arguments.append(argument)
     config.args[:] = arguments
@@ -39,6 +51,13 @@ def pytest_configure(config):
         config.stash[COMPARISON] = "digits are masked: this is not the reference arithmetic"
     (course / "nbval_sanitize.cfg").write_text(rules)
     config.option.nbval_sanitize_with = str(course / "nbval_sanitize.cfg")
+
+
+def refuse_unrun_cells(path):
+    """Raise a UsageError if a code cell was not run: nbval wouldn't compare what it prints."""
+    cells = nbformat.read(path, as_version=4).cells
+    if unrun := [c.id for c in cells if c.cell_type == "code" and c.execution_count is None]:
+        raise pytest.UsageError(f"{path.name} was not run, run `make notebooks`: {unrun}")
 
 
 def by_name(path):
