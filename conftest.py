@@ -6,7 +6,6 @@ fail in the one execution of its notebook.
 
 import contextlib
 
-import nbformat
 import pytest
 
 from tests.support.breaks import BREAKS
@@ -35,7 +34,6 @@ def pytest_configure(config):
         if path.is_relative_to(NOTEBOOKS):
             for each in by_name(path):
                 copy = course / each.relative_to(ROOT)
-                refuse_unrun_cells(copy)
                 name = each.relative_to(NOTEBOOKS).with_suffix("").as_posix()
                 add_cells(copy, [*BREAKS.get(name, ()), *CARELESS.get(name, ())])
                 arguments.append("".join([str(copy), *cell]))
@@ -51,13 +49,6 @@ def pytest_configure(config):
         config.stash[COMPARISON] = "digits are masked: this is not the reference arithmetic"
     (course / "nbval_sanitize.cfg").write_text(rules)
     config.option.nbval_sanitize_with = str(course / "nbval_sanitize.cfg")
-
-
-def refuse_unrun_cells(path):
-    """Raise a UsageError if a code cell was not run: nbval wouldn't compare what it prints."""
-    cells = nbformat.read(path, as_version=4).cells
-    if unrun := [c.id for c in cells if c.cell_type == "code" and c.execution_count is None]:
-        raise pytest.UsageError(f"{path.name} was not run, run `make notebooks`: {unrun}")
 
 
 def by_name(path):

@@ -2,69 +2,57 @@
 
     python -m tools.run_tests
 
-A chain's report is shown when both have ended, and one that failed last. The last lines say how
+The reports of the chains are shown when both have ended, a failed one last. The last lines say how
 long each part took.
 """
 
 import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from tools.course import ROOT, list_chains
 
-PYTEST = [sys.executable, "-m", "pytest"]
 OTHERS = ["-n", "2", "--dist", "worksteal", "-m", "not kills", "tests"]
 
 
 class Part(NamedTuple):
-    """What has ended: its name, the exit status, how long it took and what it printed."""
+    """A part that has ended: what it was, its exit status, how long it took and what it printed."""
 
     name: str
     status: int
     seconds: float
-    report: str = ""
+    report: str | None
 
     def __str__(self):
         minutes, seconds = divmod(round(self.seconds), 60)
-        return f"{'✗' if self.status else '✓'} {self.name:50} {minutes:3}:{seconds:02} min"
+        return f"{'✗' if self.status else '✓'} {minutes:2} min {seconds:2} s  {self.name}"
 
 
-def run_at_once(commands):
-    """Run commands, by name, all at once, and return a part for each, those that failed last."""
-    begun, parts, running = time.monotonic(), [], {}
-    try:
-        for name, command in commands.items():
-            report = tempfile.TemporaryFile("w+", encoding="utf-8")
-            process = subprocess.Popen(command, cwd=ROOT, stdout=report, stderr=subprocess.STDOUT)
-            running[name] = process, report
-        for name, (process, report) in running.items():
-            status = process.wait()
-            report.seek(0)
-            parts.append(Part(name, status, time.monotonic() - begun, report.read()))
-    finally:
-        for process, report in running.values():
-            process.wait()  # after Ctrl-C, which they have received as well, they clean up
-            report.close()
-    return sorted(parts, key=lambda part: part.status != 0)
+def run_part(name, arguments, **options):
+    """Run pytest with these arguments."""
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(command, cwd=ROOT, text=True, encoding="utf-8", **options)
+    return Part(name, done.returncode, time.monotonic() - begun, done.stdout)
 
 
-def name_of(chain):
-    """Return the name of a chain, such as "notebooks 1, 2, 3 and solutions"."""
-    numbers = ", ".join(str(number) for number in dict.fromkeys(each.number for each in chain))
-    return f"notebooks {numbers}, with their solutions"
+def run_chain(chain):
+    """Run the notebooks of a chain; its report isn't shown yet."""
+    name = "notebooks " + ", ".join(each.path.stem.partition("-")[0] for each in chain)
+    paths = [each.path for each in chain]
+    return run_part(name, paths, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def main():
-    chains = {name_of(chain): [str(each.path) for each in chain] for chain in list_chains()}
-    print("Two at once:", *chains, sep="\n    ", flush=True)
-    parts = run_at_once({name: [*PYTEST, *paths] for name, paths in chains.items()})
+    chains = list_chains()
+    print("Two chains of notebooks run at once; their reports follow.", flush=True)
+    with ThreadPoolExecutor(len(chains)) as pool:
+        parts = sorted(pool.map(run_chain, chains), key=lambda part: part.status != 0)
     for part in parts:
-        print(f"\n{part.name}\n{part.report}", flush=True)
-    begun = time.monotonic()
-    status = subprocess.run([*PYTEST, *OTHERS], cwd=ROOT).returncode
-    parts.append(Part("the other tests", status, time.monotonic() - begun))
+        print(f"\n{part}\n{part.report}", flush=True)
+    parts.append(run_part("the other tests", OTHERS))
     print("", *parts, sep="\n")
     sys.exit(any(part.status for part in parts))
 

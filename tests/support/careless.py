@@ -74,12 +74,12 @@ CARELESS = {
             "run = new_run(seed=7)\n"
             "begun = History(seed=7)\n"
             "save = {'checkpoint_path': 'saved_data/checkpoint.pt'}\n"
-            "injected.run(\"begun = train_model(run[0], 1, *loaders, run[1], DEVICE, "
+            'injected.run("begun = train_model(run[0], 1, *loaders, run[1], DEVICE, '
             'scheduler=run[2], history=begun, **save)")\n'
             "again = ['load-checkpoint', 'check-checkpoint', 'set-aside', 'stop', 'continue',\n"
             "         'uninterrupted', 'compare', 'proof']\n"
             "once = [injected.run(name) for name in again]\n"
-            "number = os.stat('saved_data/continued.pt').st_ino  # two equal runs save equal bytes\n"
+            "number = os.stat('saved_data/continued.pt').st_ino  # equal runs save equal bytes\n"
             "twice = [injected.run(name) for name in again]\n"
             "print(once == twice, number == os.stat('saved_data/continued.previous.pt').st_ino)\n"
             "print(twice[0] + twice[-1], end='')"

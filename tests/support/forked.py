@@ -10,7 +10,6 @@ import tempfile
 
 from audit import record
 
-
 PRELOADED = ["torch._dynamo", "numpy", __name__]
 
 

@@ -18,9 +18,9 @@ def read_cells(name):
 
 def run(cell_or_lines):
     """Run the cell of this id, or these lines, and return what is printed."""
+    code = compile(cells.get(cell_or_lines, cell_or_lines), "<cell>", "exec")
     with capture_output() as captured:
-        source = cells.get(cell_or_lines, cell_or_lines)
-        get_ipython().run_cell(source, silent=True).raise_error()
+        exec(code, get_ipython().user_ns)
     return captured.stdout
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import pytest
 
 INJECTED = Path(__file__).with_name("injected.py")
 
@@ -71,15 +72,19 @@ def cells_with_a_tick(notebook):
 def add_cells(path, added):
     """Add cells with their outputs to the copy of a notebook, each after the cell it follows.
 
-    Raises a ValueError if the notebook doesn't have a cell that one of them needs.
+    Raises a UsageError if the notebook doesn't have a cell that one of them needs, or has one that
+    was not run: nbval wouldn't compare what it prints.
     """
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if unrun := [cell.id for cell in code if cell.execution_count is None]:
+        raise pytest.UsageError(f"{path.name} was not run: {', '.join(unrun)}")
     if not added:
         return
-    notebook = nbformat.read(path, as_version=4)
-    names = {cell.id for cell in notebook.cells}
+    names = {cell.id for cell in code}
     for each in added:
         if missing := {each.follows, *getattr(each, "cells", ())} - names:
-            raise ValueError(f"{path.name} has no cell {', '.join(missing)}: {each.what}.")
+            raise pytest.UsageError(f"{path.name} has no cell {', '.join(missing)}: {each.what}.")
 
     cells = [new_cell(f"import injected\n\ninjected.read_cells({path.name!r})")]
     for cell in notebook.cells:
