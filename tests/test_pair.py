@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,7 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
 from tools.course import ROOT, change_settings
-from tools.run_notebooks import run
+from tools.run_notebooks import run_chain
 
 FIRST, SECOND = "1-lenet5-train-and-save.ipynb", "2-lenet5-load-and-continue.ipynb"
 
@@ -81,17 +82,16 @@ def test_after_a_dead_kernel_the_instructions_work_to_the_letter(course, monkeyp
         assert "equal to the last bit after epoch 3" in output
 
 
-def test_a_failing_cell_is_named_with_its_error(tmp_path, capsys):
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [
-        nbformat.v4.new_code_cell(source) for source in ("a = 1", "b = a / 0", "c = 3")
-    ]
-    nbformat.write(notebook, tmp_path / "broken.ipynb")
+def test_a_failing_cell_is_named_with_its_error_and_no_other_notebook_begins(tmp_path, capsys):
+    sources = ("a = 1", "b = a / 0", "c = 3")
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "broken.ipynb")
     with pytest.raises(SystemExit) as error:
-        run(tmp_path / "broken.ipynb", lambda *_: None)
+        run_chain(tmp_path, False, [Path("broken.ipynb")])
     assert "broken.ipynb: cell 2 failed" in str(error.value)
     assert "ZeroDivisionError: division by zero" in str(error.value)
     assert "cell 3/3" not in capsys.readouterr().out
+    assert run_chain(tmp_path, False, [Path("broken.ipynb")]) == []
 
 
 @pytest.mark.parametrize(
