@@ -3,6 +3,8 @@
 Everything runs in the notebook's own namespace, and its outputs are not shown.
 """
 
+import re
+
 import nbformat
 from IPython import get_ipython
 from IPython.utils.capture import capture_output
@@ -21,7 +23,7 @@ def run(cell_or_lines):
     code = compile(cells.get(cell_or_lines, cell_or_lines), "<cell>", "exec")
     with capture_output() as captured:
         exec(code, get_ipython().user_ns)
-    return captured.stdout
+    return re.sub(r"[^\n]*\r", "", captured.stdout)  # without progress bars, as nbval sees it
 
 
 def error_of(cell):
