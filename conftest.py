@@ -35,7 +35,7 @@ def pytest_configure(config):
             for each in by_name(path):
                 copy = course / each.relative_to(ROOT)
                 name = each.relative_to(NOTEBOOKS).with_suffix("").as_posix()
-                add_cells(copy, [*BREAKS.get(name, ()), *CARELESS.get(name, ())])
+                add_cells(copy, BREAKS.get(name, ()), CARELESS.get(name, ()))
                 arguments.append("".join([str(copy), *cell]))
         else:
             arguments.append(argument)

@@ -30,67 +30,71 @@ def test_every_notebook_that_gets_cells_is_there():
     assert {NOTEBOOKS / f"{name}.ipynb" for name in [*BREAKS, *CARELESS]} <= paths
 
 
-CHECK = 'print("✓" if weight == 1 else "✗", "the weight")'
-# What is added after the check, and whether its cell fails.
-ADDED = [
-    (Break("a different weight", "weight = 2", ["check"], "✗", "weight = 1"), False),
-    (Break("the cell before", "start = 2", ["set", "check"], "✗", "start = 1"), False),
-    (Break("nothing is broken", "pass", ["check"], "✗", "weight = 1"), True),
-    (Break("nothing is repaired", "weight = 2", ["check"], "✗"), True),
-    (Break("repaired once more", "weight = 2", ["check"], "✗", "weight = 1"), False),
-    (Break("an error", "weight = 1 / 0", ["check"], "✗", "weight = 1"), True),
-    (
-        Careless("as expected", "check", "print(injected.error_of('1 / 0'))", "division by zero\n"),
-        False,
+# What is added to the cells set-NAME and check-NAME of a small notebook, and which cells fail then:
+# the one that is added or one of these.
+ADDED = {
+    "a": (Break("a different weight", "weight = 2", ["check-a"], "✗", "weight = 1"), ""),
+    "b": (Break("the cell before", "start = 2", ["set-b", "check-b"], "✗", "start = 1"), ""),
+    "c": (Break("nothing is broken", "pass", ["check-c"], "✗"), "added"),
+    "d": (Break("nothing is repaired", "weight = 2", ["check-d"], "✗"), "check-d"),
+    "e": (Break("an error", "weight = 1 / 0", ["check-e"], "✗", "weight = 1"), "added"),
+    "f": (Careless("the cell", "set-f", "print(injected.run('check-f'))", "✓ the weight\n\n"), ""),
+    "g": (
+        Careless("an error", "set-g", "print(injected.error_of('1 / 0'))", "division by zero\n"),
+        "",
     ),
-    (
-        Careless("no error", "check", "print(injected.error_of('1 / 1'))", "division by zero\n"),
-        True,
+    "h": (
+        Careless("no error", "set-h", "print(injected.error_of('1 / 1'))", "division by zero\n"),
+        "added",
     ),
-    (
+    "i": (
         Careless(
             "stopped",
-            "check",
+            "set-i",
             "print(injected.error_of('raise KeyboardInterrupt'))",
             "KeyboardInterrupt\n",
         ),
-        False,
+        "",
     ),
-    (Careless("as committed", "check", "print(injected.run('check'))", "✓ the weight\n\n"), False),
-]
+    "j": (Careless("not put back", "set-j", "weight = 2", ""), "check-j"),
+}
 
 
 @pytest.mark.slow
 def test_a_break_that_is_not_noticed_and_one_that_is_not_repaired_fail(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[new_cell("start = 1")])
+    for name in ADDED:
+        check = 'print("✓" if weight == 1 else "✗", "the weight")'
+        notebook.cells += [new_cell("weight = start"), new_cell(check, "✓ the weight\n")]
+        notebook.cells[-2].id, notebook.cells[-1].id = f"set-{name}", f"check-{name}"
     path = tmp_path / "small.ipynb"
-    cells = {"start": "start = 1", "set": "weight = start", "check": CHECK, "after": CHECK}
-    notebook = nbformat.v4.new_notebook()
-    for name, source in cells.items():
-        cell = new_cell(source, "✓ the weight\n" if source == CHECK else "")
-        cell.id = name
-        notebook.cells.append(cell)
     nbformat.write(notebook, path)
-    add_cells(path, [added for added, _ in ADDED])
+    added = [each for each, _ in ADDED.values()]
+    breaks = [each for each in added if isinstance(each, Break)]
+    add_cells(path, breaks, [each for each in added if isinstance(each, Careless)])
 
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-rA", path]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    outcomes = re.findall(r"^(PASSED|FAILED) .*::Cell (\d+)", done.stdout, re.M)
-    failed = [outcome == "FAILED" for outcome, _ in sorted(outcomes, key=lambda each: int(each[1]))]
-    assert failed == [False] * 4 + [fails for _, fails in ADDED] + [False], done.stdout
+    cells = nbformat.read(path, as_version=4).cells
+    failed = [cells[int(n)] for n in re.findall(r"^FAILED .*::Cell (\d+)", done.stdout, re.M)]
+    names = [cell.id if "-" in cell.id else cell.source.partition("\n")[0] for cell in failed]
+    expected = []
+    for each, fails in ADDED.values():
+        kind = type(each).__name__.replace("Break", "Broken")
+        expected += [f"# {kind}: {each.what}"] if fails == "added" else fails.split()
+    assert sorted(names) == sorted(expected), done.stdout
 
 
 def test_a_notebook_without_the_cell_or_not_run_is_refused(tmp_path):
     path = tmp_path / "small.ipynb"
     notebook = nbformat.v4.new_notebook(cells=[new_cell("pass")])
     nbformat.write(notebook, path)
-    with pytest.raises(
-        pytest.UsageError, match=r"small.ipynb has no cell gone: nothing to break\."
-    ):
-        add_cells(path, [Break("nothing to break", "pass", ["gone"], "✗")])
+    with pytest.raises(pytest.UsageError, match="small.ipynb doesn't have the cells gone"):
+        add_cells(path, [Break("nothing to break", "pass", ["gone"], "✗")], [])
     notebook.cells[0].update(id="changed", execution_count=None)
     nbformat.write(notebook, path)
-    with pytest.raises(pytest.UsageError, match=r"small.ipynb was not run: changed"):
-        add_cells(path, [])
+    with pytest.raises(pytest.UsageError, match="small.ipynb was not run: changed"):
+        add_cells(path, [], [])
 
 
 def test_every_notebook_is_in_one_chain_after_those_whose_files_it_uses():

@@ -34,7 +34,7 @@ BREAKS = {
             "true_load = load_checkpoint\n"
             "def load_checkpoint(path, *parts):\n"
             "    return true_load(path, *new_run(seed=1))",
-            ["load-checkpoint", "check-checkpoint"],
+            ["load-checkpoint", "hash", "check-checkpoint"],
             "✗",
             "load_checkpoint = true_load",
         ),
@@ -45,7 +45,7 @@ BREAKS = {
                 "    history = true_load(path, *parts)\n"
                 f"    {forget}\n"
                 "    return history",
-                ["load-checkpoint", "check-checkpoint"],
+                ["load-checkpoint", "hash", "check-checkpoint"],
                 "✗",
                 "load_checkpoint = true_load",
             )

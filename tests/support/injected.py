@@ -35,17 +35,11 @@ def error_of(cell):
     return "no error"
 
 
-def marks_of(names):
-    """Run cells, and return the ✓ and ✗ that the last one prints, in their order."""
-    printed = [run(name) for name in names]
-    return "".join(mark for mark in printed[-1] if mark in "✓✗")
-
-
 def see_break(before, names, after):
-    """Break something, run cells, repair it, and run them again; print the marks."""
+    """Break something, run cells, and print the ✓ and ✗ of the last one; then repair it."""
     try:
         run(before)
-        print("broken:  ", marks_of(names))
+        printed = [run(name) for name in names]
     finally:
         run(after)
-    print("repaired:", marks_of(names))
+    print("".join(mark for mark in printed[-1] if mark in "✓✗"))

@@ -14,10 +14,10 @@ INJECTED = Path(__file__).with_name("injected.py")
 
 
 class Break(NamedTuple):
-    """`before` breaks something, then `cells` run; the last one prints these `marks`.
+    """`before` breaks something, then `cells` run, and the last one prints these `marks`.
 
-    `after` repairs it, the cells run once more, and print the marks of the committed notebook. The
-    last cell of a counterexample prints a ✗ as it is, and a ✓ when it is broken.
+    `after` repairs it. All of this comes right before the first of the cells, so that they run next
+    as they are in the notebook: nbval sees whether they print what they should.
     """
 
     what: str
@@ -26,41 +26,24 @@ class Break(NamedTuple):
     marks: str
     after: str = "pass"
 
-    @property
-    def follows(self):
-        """The id of the cell that the new one comes after."""
-        return self.cells[-1]
-
-    def source(self):
-        """Return the new cell's lines."""
+    def new_cell(self):
+        """Return the cell that does this."""
         before, after = (f'r"""\n{lines}\n"""' for lines in (self.before, self.after))
-        return f"# Broken: {self.what}\ninjected.see_break({before}, {self.cells}, {after})"
-
-    def printed(self, committed):
-        """Return what the new cell prints, if the cell that it follows prints what is committed."""
-        return f"broken:   {self.marks}\nrepaired: {marks_in(committed)}\n"
+        call = f"injected.see_break({before}, {self.cells}, {after})"
+        return new_cell(f"# Broken: {self.what}\n{call}", f"{self.marks}\n")
 
 
 class Careless(NamedTuple):
-    """After the cell `follows`, `lines` do something careless, and print `expected`."""
+    """`lines` that do something careless and print `expected`, after a cell."""
 
     what: str
-    follows: str
+    cell: str
     lines: str
     expected: str
 
-    def source(self):
-        """Return the new cell's lines."""
-        return f"# Careless: {self.what}\n{self.lines}"
-
-    def printed(self, _):
-        """Return what the new cell prints."""
-        return self.expected
-
-
-def marks_in(text):
-    """Return the ✓ and ✗ in a text, in their order."""
-    return "".join(mark for mark in text if mark in "✓✗")
+    def new_cell(self):
+        """Return the cell that does this."""
+        return new_cell(f"# Careless: {self.what}\n{self.lines}", self.expected)
 
 
 def cells_with_a_tick(notebook):
@@ -69,8 +52,8 @@ def cells_with_a_tick(notebook):
     return [cell.id for cell in code if "✓" in cell.source and not cell.id.startswith("exercise")]
 
 
-def add_cells(path, added):
-    """Add cells with their outputs to the copy of a notebook, each after the cell it follows.
+def add_cells(path, breaks, careless):
+    """Add cells to the copy of a notebook, with what they print.
 
     Raises a UsageError if the notebook doesn't have a cell that one of them needs, or has one that
     was not run: nbval wouldn't compare what it prints.
@@ -79,19 +62,17 @@ def add_cells(path, added):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if unrun := [cell.id for cell in code if cell.execution_count is None]:
         raise pytest.UsageError(f"{path.name} was not run: {', '.join(unrun)}")
-    if not added:
+    needed = {name for each in breaks for name in each.cells} | {each.cell for each in careless}
+    if missing := needed - {cell.id for cell in code}:
+        raise pytest.UsageError(f"{path.name} doesn't have the cells {', '.join(missing)}")
+    if not needed:
         return
-    names = {cell.id for cell in code}
-    for each in added:
-        if missing := {each.follows, *getattr(each, "cells", ())} - names:
-            raise pytest.UsageError(f"{path.name} has no cell {', '.join(missing)}: {each.what}.")
 
     cells = [new_cell(f"import injected\n\ninjected.read_cells({path.name!r})")]
     for cell in notebook.cells:
+        cells += [each.new_cell() for each in breaks if each.cells[0] == cell.id]
         cells.append(cell)
-        outputs = "".join(output.get("text", "") for output in cell.get("outputs", []))
-        following = [each for each in added if each.follows == cell.id]
-        cells += [new_cell(each.source(), each.printed(outputs)) for each in following]
+        cells += [each.new_cell() for each in careless if each.cell == cell.id]
     notebook.cells = cells
     nbformat.write(notebook, path)
     shutil.copy(INJECTED, path.parent)
