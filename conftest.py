@@ -79,7 +79,8 @@ def pytest_report_header(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    terminalreporter.write_line(f"Notebooks: {config.stash.get(COMPARISON, 'not run')}")
+    if COMPARISON in config.stash:
+        terminalreporter.write_line(f"Notebooks: {config.stash[COMPARISON]}")
     terminalreporter.write_line(
         "Not tried here: the notebooks' claims with other settings and all of MNIST (`make claims`)"
     )

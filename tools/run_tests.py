@@ -2,10 +2,11 @@
 
     python -m tools.run_tests
 
-The reports of the chains are shown when both have ended, a failed one last. The last lines say how
-long each part took.
+The reports of the chains are shown when both have ended, a failed one last. The last lines say
+whether every digit was compared and how long each part took.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -53,7 +54,8 @@ def main():
     for part in parts:
         print(f"\n{part}\n{part.report}", flush=True)
     parts.append(run_part("the other tests", OTHERS))
-    print("", *parts, sep="\n")
+    reports = "".join(part.report or "" for part in parts)
+    print("", *sorted(set(re.findall(r"^Notebooks: .*", reports, re.M))), *parts, sep="\n")
     sys.exit(any(part.status for part in parts))
 
 
