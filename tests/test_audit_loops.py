@@ -202,6 +202,7 @@ UNSEEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNSEEN)
 def test_a_batch_that_is_not_seen_is_shown_as_that(name, tmp_path):
     results = audited(write(tmp_path, *UNSEEN[name]))

@@ -75,6 +75,7 @@ def test_every_digit_is_compared_by_the_reference():
         assert (committed == printed) == equal
 
 
+@pytest.mark.slow
 def test_what_is_the_reference(tmp_path):
     paths = [tmp_path / "1.ipynb", tmp_path / "2.ipynb"]
     for stamps, expected in [([fingerprint()] * 2, True), ([fingerprint(), "a different"], False)]:
