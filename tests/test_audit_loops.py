@@ -213,6 +213,7 @@ def test_a_batch_that_is_not_seen_is_shown_as_that(name, tmp_path):
     assert "except for what could not be compared" in format_report(results)
 
 
+@pytest.mark.slow
 def test_a_random_state_that_differs_alone_is_no_fault(tmp_path):
     path = write(
         tmp_path,
@@ -224,6 +225,7 @@ def test_a_random_state_that_differs_alone_is_no_fault(tmp_path):
     assert "(≠): differs, which is no fault by itself" in format_report(results)
 
 
+@pytest.mark.slow
 def test_two_models_of_which_one_is_not_loaded(tmp_path):
     changes = CORRECT["two models of the same kind"]
     load = 'model.load_state_dict(checkpoint["model"])'
@@ -234,6 +236,7 @@ def test_two_models_of_which_one_is_not_loaded(tmp_path):
     assert faults_of(results) == ["weights"]
 
 
+@pytest.mark.slow
 def test_the_growth_of_a_scale(tmp_path):
     changes = CORRECT["a fused optimizer that is stepped on overflow"]
     path = write(

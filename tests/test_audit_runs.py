@@ -161,6 +161,7 @@ def test_batches_seen_twice_and_never(tmp_path):
 # ---- The options ----
 
 
+@pytest.mark.slow
 def test_again(tmp_path):
     path = write(tmp_path, ('os.path.exists("checkpoint.pt")', '"--resume" in sys.argv'))
     assert faults_of(audited(path)) == ["started over"]

@@ -113,6 +113,7 @@ def test_digits_are_masked_elsewhere_and_the_files_of_a_student_stay(tmp_path):
     assert not list((project / "build").iterdir())
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_repeatable():
     threads = torch.get_num_threads()
     prints = []

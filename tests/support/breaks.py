@@ -27,6 +27,13 @@ def without_line(line):
     )
 
 
+# The audit of notebook 6 with one of its two stops, which halves what it costs.
+ONE_STOP = """
+true_run = subprocess.run
+subprocess.run = lambda command, **how: true_run(
+    [word.replace("7,20", "20") for word in command], **how)"""
+
+
 BREAKS = {
     "2-lenet5-load-and-continue": [
         Break(
@@ -222,10 +229,10 @@ BREAKS = {
         Break("no optimizer", forget("optimizer"), ["proof-stops"], "✓✗✗", "load = true_load"),
         Break(
             "no part is loaded",
-            without_line("part.load_state_dict(states[name])")[0],
+            without_line("part.load_state_dict(states[name])")[0] + ONE_STOP,
             ["audit", "audit-result"],
             "✗",
-            without_line("")[1],
+            f"subprocess.run = true_run\n{without_line('')[1]}",
         ),
         Break(
             "nothing is cut",
