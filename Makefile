@@ -19,6 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 run: $(READY)
 	@$(BIN)/python tools/run_notebooks.py
 
+# Notebooks in two chains at once, then the other tests.
 test: lint
 	@$(BIN)/python -m tools.run_tests
 

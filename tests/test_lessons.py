@@ -113,3 +113,5 @@ def test_pytest_collects_them_in_this_order(project, arguments):
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     collected = re.findall(r"(notebooks/\S+)::Cell 0", done.stdout)
     assert [path for path in collected if path.endswith(tuple(NAMES))] == PATHS + SOLUTIONS
+    stored = (ROOT / "notebooks" / path.name).read_bytes()
+    assert path.read_bytes() == stored  # cells are added to copies only

@@ -14,7 +14,7 @@ from tests.support.breaks import BREAKS
 from tests.support.careless import CARELESS
 from tests.support.ticks import Break, Careless, add_cells, cells_with_a_tick, new_cell
 from tools import run_tests
-from tools.course import NOTEBOOKS, ROOT, list_chains, list_lessons, list_notebooks
+from tools.course import NOTEBOOKS, ROOT, Lesson, list_chains, list_lessons, list_notebooks
 
 LESSONS = [lesson.path for lesson in list_lessons()]
 
@@ -105,9 +105,17 @@ def test_every_notebook_is_in_one_chain_after_those_whose_files_it_uses():
     assert [each.number for each in first][:3] == [1, 2, 3]
 
 
-def test_a_part_that_fails_is_marked(capfd):
-    part = run_tests.run_part("nothing there", ["tests/nothing_there.py"])
-    assert part.status == 4
-    assert str(part).startswith("✗")
-    assert str(part).endswith("s  nothing there")
-    assert "tests/nothing_there.py" in capfd.readouterr().err
+def test_one_part_that_fails_fails_all(monkeypatch, capfd):
+    lost = Lesson(1, NOTEBOOKS / "1-lost.ipynb", (2, 6))
+    monkeypatch.setattr(run_tests, "list_chains", lambda: [[lost], [lost]])
+    monkeypatch.setattr(run_tests, "OTHERS", ["--version"])
+    with pytest.raises(SystemExit) as ended:
+        run_tests.main()
+    assert ended.value.code == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert [(line[0], line.partition(" s  ")[2]) for line in lines[-3:]] == [
+        ("✗", "notebooks 1"),
+        ("✗", "notebooks 1"),
+        ("✓", "the other tests"),
+    ]
+    assert "1-lost.ipynb" in "".join(lines)
