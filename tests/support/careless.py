@@ -141,7 +141,7 @@ CARELESS = {
             "print(kept, saved == history)\n"
             f"{BACK}"
             "NUM_EPOCHS = 3\n"
-            'injected.run("load-checkpoint");',
+            '_ = injected.run("load-checkpoint")',
             "Notebook 4 ran with RANDOM_SEED = 123: set it here too.\nTrue\nTrue\nTrue True\n",
         ),
     ],
