@@ -1,9 +1,16 @@
-"""How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course."""
+"""How pytest runs here: with the reference arithmetic, and notebooks in a copy of the course.
+
+The copies have more cells: some break what a ✓ checks, others are careless. So every ✓ is seen to
+fail in the one execution of its notebook.
+"""
 
 import contextlib
 
 import pytest
 
+from tests.support.breaks import BREAKS
+from tests.support.careless import CARELESS
+from tests.support.ticks import add_cells
 from tools.arithmetic import is_reference, use_reference
 from tools.course import NOTEBOOKS, ROOT, list_lessons, list_notebooks, temporary_course
 
@@ -25,8 +32,11 @@ def pytest_configure(config):
     arguments = []
     for argument, path, (_, *cell) in zip(config.args, paths, named, strict=True):
         if path.is_relative_to(NOTEBOOKS):
-            copies = [course / each.relative_to(ROOT) for each in by_name(path)]
-            arguments += ["".join([str(copy), *cell]) for copy in copies]
+            for each in by_name(path):
+                copy = course / each.relative_to(ROOT)
+                name = each.relative_to(NOTEBOOKS).with_suffix("").as_posix()
+                add_cells(copy, BREAKS.get(name, ()), CARELESS.get(name, ()))
+                arguments.append("".join([str(copy), *cell]))
         else:
             arguments.append(argument)
     config.args[:] = arguments
@@ -69,7 +79,8 @@ def pytest_report_header(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    terminalreporter.write_line(f"Notebooks: {config.stash.get(COMPARISON, 'not run')}")
+    if COMPARISON in config.stash:
+        terminalreporter.write_line(f"Notebooks: {config.stash[COMPARISON]}")
     terminalreporter.write_line(
         "Not tried here: the notebooks' claims with other settings and all of MNIST (`make claims`)"
     )

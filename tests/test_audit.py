@@ -24,7 +24,10 @@ def options_of(name, path=None, **options):
     return Options(path or SCRIPTS / f"{name}.py", again=again, **options)
 
 
-@pytest.mark.parametrize("name", CORRECT)
+@pytest.mark.parametrize(
+    "name",  # together, all but one are slow
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "per_batch")) for name in CORRECT],
+)
 def test_correct_scripts_continue_exactly(name):
     results = audit(options_of(name), start_process=Forked)
     report = format_report(results)
@@ -34,6 +37,7 @@ def test_correct_scripts_continue_exactly(name):
     assert max(map(len, report.splitlines())) <= 150
 
 
+@pytest.mark.slow
 def test_the_recipe_of_notebook_6_continues_exactly(tmp_path):
     for name in ("recipe.py", "own_run.py"):
         shutil.copy(ROOT / "notebooks" / "programs" / name, tmp_path / name)

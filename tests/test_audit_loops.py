@@ -1,6 +1,5 @@
 """The audit of unusual training loops: no false alarms, and no ✓ for what is not seen."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -203,6 +202,7 @@ UNSEEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNSEEN)
 def test_a_batch_that_is_not_seen_is_shown_as_that(name, tmp_path):
     results = audited(write(tmp_path, *UNSEEN[name]))
@@ -213,6 +213,7 @@ def test_a_batch_that_is_not_seen_is_shown_as_that(name, tmp_path):
     assert "except for what could not be compared" in format_report(results)
 
 
+@pytest.mark.slow
 def test_a_random_state_that_differs_alone_is_no_fault(tmp_path):
     path = write(
         tmp_path,
@@ -224,6 +225,7 @@ def test_a_random_state_that_differs_alone_is_no_fault(tmp_path):
     assert "(≠): differs, which matters only if something draws from it" in format_report(results)
 
 
+@pytest.mark.slow
 def test_two_models_of_which_one_is_not_loaded(tmp_path):
     changes = CORRECT["two models of the same kind"]
     load = 'model.load_state_dict(checkpoint["model"])'
@@ -234,6 +236,7 @@ def test_two_models_of_which_one_is_not_loaded(tmp_path):
     assert faults_of(results) == ["weights"]
 
 
+@pytest.mark.slow
 def test_the_growth_of_a_scale(tmp_path):
     changes = CORRECT["a fused optimizer that is stepped on overflow"]
     path = write(
@@ -257,23 +260,24 @@ shutil.copy("checkpoint.pt", f"{os.environ['XDG_CACHE_HOME']}/{uuid.uuid4()}.pt"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["per_epoch", "evaluation", "closure"])
-def test_a_script_ends_in_the_same_bits(name, tmp_path):
-    """By `python script.py`, and in each run of an audit by a copy of the folder `audit`."""
+def test_a_script_ends_in_the_same_bits(name, tmp_path, monkeypatch):
+    """By `python script.py`, and in each run of an audit; one is audited by a copy of `audit`."""
     for folder in ("cache", "plain", "copied"):
         (tmp_path / folder).mkdir()
-    shutil.copytree(ROOT / "audit", tmp_path / "copied" / "audit")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     script = tmp_path / "script.py"
     script.write_text((SCRIPTS / f"{name}.py").read_text() + KEEP)
-    environ = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
-    environ |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    plain = [sys.executable, str(script)]
-    subprocess.run(plain, cwd=tmp_path / "plain", env=environ, check=True)
-    command = [sys.executable, "-m", "audit", "--stops", "8", str(script)]
-    done = subprocess.run(
-        command, cwd=tmp_path / "copied", env=environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("✓ The script continues exactly: 1 of 1 stops.\n")
+    subprocess.run([sys.executable, script], cwd=tmp_path / "plain", check=True)
+    if name == "evaluation":
+        shutil.copytree(ROOT / "audit", tmp_path / "copied" / "audit")
+        command = [sys.executable, "-m", "audit", "--stops", "8", script]
+        done = subprocess.run(command, cwd=tmp_path / "copied", capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.endswith("✓ The script continues exactly: 1 of 1 stops.\n")
+    else:
+        assert_exact(audited(script, stops=[8]))
     states = [torch.load(path) for path in (tmp_path / "cache").iterdir()]
     assert len(states) == 4  # plain, whole, repeated, resumed
     assert len({compute_sha256(state) for state in states}) == 1

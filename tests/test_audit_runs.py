@@ -85,6 +85,7 @@ def faults_of(results):
 # ---- The stops ----
 
 
+@pytest.mark.slow
 def test_the_stops_that_are_chosen(tmp_path):
     results = audited(write(tmp_path), stops=None)
     assert_exact(results)
@@ -100,6 +101,7 @@ def test_the_stops_that_are_chosen(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_what_can_not_be_chosen_is_said(tmp_path):
     path = write(tmp_path, ("    if step % 3 == 2:\n        save(step + 1)\n", ""))
     results = audited(path, stops=None)
@@ -112,6 +114,7 @@ def test_what_can_not_be_chosen_is_said(tmp_path):
     assert "after step 40" in refused(write(tmp_path), stops=[40])
 
 
+@pytest.mark.slow
 def test_a_fault_that_shows_at_the_second_kill_only(tmp_path):
     path = write(tmp_path, ("        save(step + 1)", "        save(step + 1 - done)"))
     results = audited(path, stops=None)
@@ -120,6 +123,7 @@ def test_a_fault_that_shows_at_the_second_kill_only(tmp_path):
     assert set(outcomes.values()) == {"exact"}
 
 
+@pytest.mark.slow
 def test_a_script_that_starts_over(tmp_path):
     path = write(tmp_path, ('if os.path.exists("checkpoint.pt")', "if False"))
     assert faults_of(audited(path)) == ["started over"]
@@ -157,12 +161,14 @@ def test_batches_seen_twice_and_never(tmp_path):
 # ---- The options ----
 
 
+@pytest.mark.slow
 def test_again(tmp_path):
     path = write(tmp_path, ('os.path.exists("checkpoint.pt")', '"--resume" in sys.argv'))
     assert faults_of(audited(path)) == ["started over"]
     assert_exact(audited(path, again=["--resume"]))
 
 
+@pytest.mark.slow
 def test_seed(tmp_path):
     path = write(tmp_path, ("torch.manual_seed(0)\n", ""))
     assert "Two whole runs differ, first at step 0: weights (0.weight" in refused(path)
@@ -177,6 +183,7 @@ def test_two_whole_runs_that_differ(tmp_path):
     assert "use_deterministic_algorithms" in reason
 
 
+@pytest.mark.slow
 def test_max_steps(tmp_path):
     path = write(tmp_path, ("range(done, 12)", "range(done, 10**6)"))
     results = audited(path, max_steps=14, stops=[4, 10])
@@ -187,6 +194,7 @@ def test_max_steps(tmp_path):
     assert faults_of(audited(path, max_steps=14)) == ["optimizer state"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [2, 5])
 def test_every(tmp_path, every):
     results = audited(write(tmp_path), every=every, stops=[4, 7])
@@ -219,6 +227,7 @@ for step in range(done, 12):
 """
 
 
+@pytest.mark.slow
 def test_a_signal_that_the_script_handles(tmp_path):
     path = write(
         tmp_path,
@@ -236,6 +245,7 @@ def test_a_signal_that_the_script_handles(tmp_path):
     assert "batch" in faults_of(audited(path, signal=signal.SIGTERM))
 
 
+@pytest.mark.slow
 def test_a_signal_that_the_script_ignores(tmp_path):
     ignore = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nimport torch\n"
     reason = refused(write(tmp_path, ("import torch\n", ignore)), signal=signal.SIGTERM)

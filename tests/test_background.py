@@ -521,6 +521,7 @@ def test_kill_minus_nine(start, states, path, place, moment):
     assert sorted(os.listdir(path.parent)) == ["result", "run.pt"]
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize(
     ("place", "moment"),

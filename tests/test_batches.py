@@ -200,6 +200,7 @@ def test_the_number_of_workers_changes_nothing():
     assert len(streams) == len(Stream)  # a use of its own has numbers of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"), [("two workers", "shuffled"), ("shuffled", "persistent workers")]
 )

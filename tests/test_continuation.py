@@ -12,17 +12,19 @@ import helper.train
 from helper.evaluation import compute_accuracy
 from tests.support.runs import BATCHES, LOADERS, NUM_EPOCHS, Run, at_call, interrupt
 
-CUTS = range(NUM_EPOCHS * BATCHES)
-FEW = ("shuffled", "two workers")  # the others are slow together
+CUTS = dict.fromkeys(LOADERS, [1, 5, 9, 13])
+CUTS["shuffled"] = [*range(NUM_EPOCHS * BATCHES)]
+CUTS["two workers"] = CUTS["persistent workers"] = [1, 6, 13]  # one in each epoch
+CUTS["one worker"] = [6]
 
 
 @pytest.mark.parametrize(
-    "loader",
-    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in LOADERS],
+    "loader",  # together, all but the first are slow
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "shuffled")) for name in LOADERS],
 )
 def test_cut_after_any_batch_and_continued_in_fresh_objects(loader, tmp_path):
     whole = Run(loader).train().sha256()
-    for batch in CUTS if loader == "shuffled" else CUTS[1::4]:
+    for batch in CUTS[loader]:
         stopped = Run(loader).stop_in(batch, tmp_path / "run.pt")
         assert len(stopped.history.minibatch_loss) == batch + 1
         torch.rand(batch), np.random.rand(batch), random.random()  # somebody draws in between

@@ -23,7 +23,7 @@ def project(tmp_path, monkeypatch):
     (folder / "solutions").mkdir(parents=True)
     for name in [*NAMES, "Untitled.ipynb"]:
         title = nbformat.v4.new_markdown_cell(f"# {name.partition('-')[0]} · Title", id="title")
-        cell = nbformat.v4.new_code_cell("1 + 1", id="sum")
+        cell = nbformat.v4.new_code_cell("1 + 1", id="sum", execution_count=1)
         recap = nbformat.v4.new_markdown_cell("## Recap", id="recap")
         notebook = nbformat.v4.new_notebook(cells=[title, cell, recap])
         nbformat.write(notebook, folder / name)
@@ -82,7 +82,7 @@ def test_exercises_are_made_in_this_order(project, monkeypatch):
     assert made == NAMES
 
 
-def test_make_hands_them_to_pytest_in_this_order(project, monkeypatch, capsys):
+def test_they_are_listed_in_this_order(project, monkeypatch, capsys):
     monkeypatch.setattr(list_notebooks, "ROOT", project)
     list_notebooks.main()
     assert capsys.readouterr().out.splitlines() == PATHS + SOLUTIONS
@@ -97,8 +97,9 @@ def test_make_hands_them_to_pytest_in_this_order(project, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments", [PATHS + SOLUTIONS, []])
 def test_pytest_collects_them_in_this_order(project, arguments):
     """By their names, as `make test` has them, and by their folder, where nothing is named."""
-    for name in ("tests", *{*course.FOLDERS} - {"notebooks"}):
+    for name in {*course.FOLDERS} - {"notebooks"}:
         (project / name).mkdir()
+    shutil.copytree(ROOT / "tests" / "support", project / "tests" / "support")
     for path in [ROOT / "conftest.py", ROOT / "pyproject.toml", *ROOT.glob("tests/*.cfg")]:
         shutil.copy(path, project / path.relative_to(ROOT))
     shutil.copytree(ROOT / "tools", project / "tools")
@@ -112,3 +113,5 @@ def test_pytest_collects_them_in_this_order(project, arguments):
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     collected = re.findall(r"(notebooks/\S+)::Cell 0", done.stdout)
     assert [path for path in collected if path.endswith(tuple(NAMES))] == PATHS + SOLUTIONS
+    stored = (ROOT / "notebooks" / path.name).read_bytes()
+    assert path.read_bytes() == stored  # cells are added to copies only

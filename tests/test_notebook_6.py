@@ -17,9 +17,8 @@ import torch
 
 from helper.checkpoint import load_checkpoint, save_checkpoint
 from helper.history import History
-from tests.support.claims import CLAIMS, crosses, is_true, outputs_of
-from tools.course import ROOT, change_settings
-from tools.run_notebooks import run
+from tests.support.started import run_forked
+from tools.course import ROOT
 
 PATH = ROOT / "notebooks" / "6-your-own-run.ipynb"
 CELLS = {cell.id: cell.source for cell in nbformat.read(PATH, as_version=4).cells}
@@ -159,27 +158,31 @@ STATUS = {"SIGTERM": 143, "SIGINT": 130}
 STATUS |= dict.fromkeys(["error in the loop", "error in the dataset", "stuck"], 1)
 
 
-def start_other_run(folder, workers, end, recipe=RECIPE):
+def start_other_run(folder, workers, end, recipe=RECIPE, forked=True):
     """Begin or continue the run in this folder; return its result if there is one.
 
-    `workers` is a number and a start method. Its output goes to a file: the workers of a process
-    that was killed would hold a pipe open.
+    `workers` is a number and a start method. It's a fork of a process that has imported PyTorch,
+    unless `forked` is False or its own workers are no forks. Its output goes to a file: the workers
+    of a process that was killed would hold a pipe open.
     """
     script = folder / "own.py"
     script.write_text(f"{recipe}\n\n{OTHER_RUN}")
-    command = [sys.executable, "own.py", *map(str, (*workers, *end))]
-    environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
-    with open(folder / "output", "w") as output:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    arguments = [*map(str, (*workers, *end))]
+    if forked and workers in (ALONE, FORK):
+        status = run_forked("own.py", arguments, folder, folder / "output")
+    else:
+        environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+        with open(folder / "output", "w") as output:
+            status = subprocess.run(
+                [sys.executable, "own.py", *arguments],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ).returncode
     wanted = 0 if end == NEVER else STATUS.get(end[0], -signal.SIGKILL)
-    assert done.returncode == wanted, (folder / "output").read_text()
+    assert status == wanted, (folder / "output").read_text()
     result = folder / "result"
     return result.read_text() if result.exists() else None
 
@@ -219,11 +222,20 @@ def test_the_recipe_continues_a_different_run_exactly(tmp_path, whole, starts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [FORK, SPAWN, FORKSERVER], ids=lambda workers: workers[1])
-def test_a_run_with_workers_that_fails_ends(tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "end"),
+    [
+        (FORK, ("error in the loop", 2)),
+        (FORK, ("error in the dataset", 7)),
+        (FORK, ("stuck", 7)),
+        (SPAWN, ("error in the loop", 2)),
+        (FORKSERVER, ("stuck", 7)),
+    ],
+    ids=str,
+)
+def test_a_run_with_workers_that_fails_ends(tmp_path, workers, end):
     """Without the workers being shut down, it would wait for them forever."""
-    for end in [("error in the loop", 2), ("error in the dataset", 7), ("stuck", 7)]:
-        assert start_other_run(tmp_path, workers, end) is None
+    assert start_other_run(tmp_path, workers, end, forked=False) is None
 
 
 # The recipe in this process.
@@ -456,18 +468,3 @@ def test_a_position_of_ones_own_goes_into_a_checkpoint(tmp_path):
     save_checkpoint(tmp_path / "run.pt", *new_run(), History(), position=saved)
     load_checkpoint(tmp_path / "run.pt", *new_run(), position=loaded)
     assert loaded.step == 7
-
-
-# The notebook.
-
-
-@pytest.mark.slow
-def test_the_claims_hold_with_other_settings(course):
-    path = course / PATH.name
-    change_settings(path, RANDOM_SEED=7, BATCH_SIZE=250, NUM_EPOCHS=4)
-    executed = []
-    run(path, lambda notebook, _: executed.append(notebook))
-    out = outputs_of({6: executed[0]})
-    assert crosses(6, executed[0]) == []
-    claims = [claim for claim in CLAIMS if claim.notebook == 6]
-    assert [claim.words for claim in claims if not is_true(claim, out)] == []

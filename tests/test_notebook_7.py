@@ -34,6 +34,7 @@ def audited(folder, script):
     return audit(Options(script=path, stops=[20]), start_process=Forked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letter", CAUSES)
 def test_a_report_of_the_exercise_is_that_of_the_audit(five_faults, tmp_path, letter):
     pattern = rf"Report {letter}:\n\n```text\n(.*?)\n```"
@@ -44,6 +45,7 @@ def test_a_report_of_the_exercise_is_that_of_the_audit(five_faults, tmp_path, le
     assert shown == f"{table}\n\n{first_difference}"
 
 
+@pytest.mark.slow
 def test_without_a_fault_the_script_continues_exactly(five_faults, tmp_path):
     assert audited(tmp_path, five_faults.SCRIPT)["status"] == 0
 

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from helper.reproducibility import compute_sha256
-from tests.support.claims import CLAIMS, crosses, is_true, outputs_of
-from tools.course import ROOT, change_settings
-from tools.run_notebooks import run
+from tests.support.started import run_forked
+from tools.course import ROOT
 
 PATH = ROOT / "notebooks" / "8-when-the-machine-goes-away.ipynb"
 PROGRAMS = ROOT / "notebooks" / "programs"
@@ -129,16 +128,19 @@ NEVER = ("never", "SIGTERM", "process")
 def start(folder, moment, name, target, workers=0, method="fork"):
     """Start the program in a folder; return its status and the step at which it began."""
     (folder / "signaled.py").write_text(PROGRAM)
-    command = [sys.executable, "signaled.py", moment, name, target, str(workers), method]
-    with open(folder / "output", "w") as output:  # workers would hold a pipe open
-        status = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(PROGRAMS)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ).returncode
+    arguments = [moment, name, target, str(workers), method]
+    if method == "fork":
+        status = run_forked("signaled.py", arguments, folder, folder / "output", [PROGRAMS])
+    else:
+        with open(folder / "output", "w") as output:  # workers would hold a pipe open
+            status = subprocess.run(
+                [sys.executable, "signaled.py", *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(PROGRAMS)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ).returncode
     printed = (folder / "output").read_text()
     begun = re.search(r"beginning at step (\d+)", printed)
     assert begun, printed
@@ -179,7 +181,7 @@ STARTS = [(0, "fork"), (2, "fork"), (2, "spawn"), (2, "forkserver")]
 @pytest.mark.parametrize(("workers", "method"), STARTS)
 def test_a_signal_at_any_moment_loses_nothing(recipe, tmp_path, whole, workers, method):
     signals = itertools.islice(itertools.cycle(KINDS), STARTS.index((workers, method)), None)
-    moments = MOMENTS if method == "fork" else ["first batch", "evaluation", "start of the workers"]
+    moments = MOMENTS if method == "fork" else ["evaluation", "start of the workers"]
     survives(recipe, tmp_path, whole, workers, method, zip(moments, signals, strict=False))
 
 
@@ -478,18 +480,3 @@ def test_the_refinement_is_better_when_a_save_is_not_short():
     daly = names["lost"](names["young"] - 1) - names["losses"].min()
     assert 0.25 < young < 0.35
     assert daly < young / 2
-
-
-# The notebook.
-
-
-@pytest.mark.slow
-def test_the_claims_hold_with_other_settings(course):
-    path = course / PATH.name
-    change_settings(path, RANDOM_SEED=7, BATCH_SIZE=10, NUM_EPOCHS=2)
-    executed = []
-    run(path, lambda notebook, _: executed.append(notebook))
-    assert crosses(8, executed[0]) == []
-    out = outputs_of({8: executed[0]})
-    claims = [claim for claim in CLAIMS if claim.notebook == 8]
-    assert [claim.words for claim in claims if not is_true(claim, out)] == []

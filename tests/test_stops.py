@@ -315,9 +315,7 @@ def test_kill_minus_nine_while_it_saves(start, whole, tmp_path, function, call):
     ("name", "loader", "context"),
     [
         *itertools.product(["SIGINT", "SIGTERM"], ["two workers", "persistent workers"], ["fork"]),
-        ("SIGINT", "two workers", "spawn"),  # starting workers afresh takes half a minute
-        ("SIGTERM", "persistent workers", "spawn"),
-        ("SIGINT", "persistent workers", "forkserver"),
+        ("SIGINT", "persistent workers", "spawn"),  # to start others afresh takes half a minute
         ("SIGTERM", "two workers", "forkserver"),
     ],
 )

@@ -1,447 +1,121 @@
-"""A ✓ can turn into a ✗: what each one checks is broken on purpose."""
+"""A ✓ can turn into a ✗: cells that the tests add to the notebooks break what each one checks.
+
+Those cells run with the notebooks, in `make test` and `pytest notebooks`. Here is how that works.
+"""
+
+import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
-from tests.support.many import needs_fully_shard
-from tests.support.ticks import Break, cells_with_a_tick, run_and_break
-from tests.support.ticks_of_many import BREAKS_OF_MANY
-from tools.course import change_settings, list_lessons
+from tests.support.breaks import BREAKS
+from tests.support.careless import CARELESS
+from tests.support.ticks import Break, Careless, add_cells, cells_with_a_tick, new_cell
+from tools import run_tests
+from tools.course import NOTEBOOKS, ROOT, Lesson, list_chains, list_lessons, list_notebooks
 
-NOTEBOOKS = [lesson.path for lesson in list_lessons()]
-
-NO_SEEDS = "true_seed_all = seed_all\nseed_all = lambda *_: None"
-
-
-def forget(piece):
-    """Return lines with which the `load` of notebook 6 skips a piece."""
-    return (
-        "true_load = load\n"
-        "def load(path, run):\n"
-        "    pieces = {n: part for n, part in vars(run).items() if n != 'PIECE'}\n"
-        "    return true_load(path, SimpleNamespace(**pieces))"
-    ).replace("PIECE", piece)
+LESSONS = [lesson.path for lesson in list_lessons()]
 
 
-def without_line(line):
-    """Return lines that remove a line of programs/recipe.py, and those that put it back."""
-    return (
-        "recipe = Path('programs/recipe.py')\n"
-        "whole_recipe = recipe.read_text()\n"
-        f"assert {line!r} in whole_recipe\n"
-        f"_ = recipe.write_text(whole_recipe.replace({line!r}, 'pass'))",
-        "_ = recipe.write_text(whole_recipe)",
-    )
-
-
-BREAKS = {
-    "2-lenet5-load-and-continue": [
-        Break(
-            "load_checkpoint loads nothing",
-            "true_load = load_checkpoint\n"
-            "def load_checkpoint(path, *parts):\n"
-            "    return true_load(path, *new_run(seed=1))",
-            ["load-checkpoint", "check-checkpoint"],
-            "✗",
-            "load_checkpoint = true_load",
-        ),
-        *(
-            Break(
-                f"load_checkpoint leaves out the {name}",
-                "def load_checkpoint(path, *parts):\n"
-                "    history = true_load(path, *parts)\n"
-                f"    {forget}\n"
-                "    return history",
-                ["load-checkpoint", "check-checkpoint"],
-                "✗",
-                "load_checkpoint = true_load",
-            )
-            for name, forget in [
-                ("optimizer", "parts[1].state.clear()"),
-                ("scheduler", "parts[2].best = parts[2].mode_worse"),
-            ]
-        ),
-        Break(
-            "the lecture's way is the uninterrupted run",
-            "true_lecture_run, lecture_run = lecture_run, (model_2, optimizer_2, scheduler_2)",
-            ["compare", "counterexample"],
-            "✓",
-            "lecture_run = true_lecture_run",
-        ),
-        Break(
-            "an accuracy differs",
-            "history.valid_acc[0] += 1",
-            ["proof"],
-            "✗✓",
-            "history.valid_acc[:] = uninterrupted.valid_acc",
-        ),
-        Break(
-            "a weight differs",
-            "model.classifier[4].bias.data[0] += 1",
-            ["compare", "proof"],
-            "✓✗",
-            "model.load_state_dict(model_2.state_dict())",
-        ),
-        Break(
-            "a momentum differs",
-            "next(iter(optimizer.state.values()))['momentum_buffer'][0] += 1",
-            ["compare", "proof"],
-            "✓✗",
-            "optimizer.load_state_dict(copy.deepcopy(optimizer_2.state_dict()))",
-        ),
-        Break(
-            "the scheduler differs",
-            "scheduler.num_bad_epochs += 1",
-            ["compare", "proof"],
-            "✓✗",
-            "scheduler.num_bad_epochs -= 1",
-        ),
-        Break(
-            "the order of an epoch comes from wherever the generator is",
-            "true_seed = torch.manual_seed\n"
-            "torch.manual_seed = lambda seed: true_seed(seed) if seed < 1000 else None",
-            ["plain-continue"],
-            "✗",
-            "torch.manual_seed = true_seed",
-        ),
-        *(
-            Break(
-                f"the plain checkpoint has no {name}",
-                "true_save = save_plain\n"
-                "def save_plain(path, model, optimizer, scheduler, epoch):\n"
-                "    _, new_optimizer, new_scheduler = new_run(RANDOM_SEED)\n"
-                f"    true_save(path, model, {parts}, epoch)",
-                ["plain-continue"],
-                "✗",
-                "save_plain = true_save",
-            )
-            for name, parts in [
-                ("optimizer", "new_optimizer, scheduler"),
-                ("scheduler", "optimizer, new_scheduler"),
-            ]
-        ),
-    ],
-    "3-resume-lab": [
-        Break(
-            "the order of an epoch comes from the global generator",
-            "import helper.batches\n"
-            "true_seeds = helper.batches.seed_loader, helper.batches.seed_batch\n"
-            "helper.batches.seed_loader = helper.batches.seed_batch = lambda *_: None",
-            ["looking-train"],
-            "✗",
-            "helper.batches.seed_loader, helper.batches.seed_batch = true_seeds",
-        ),
-        Break(
-            "the momentum is lost when the program starts again",
-            "program = Path('programs/killed_training.py')\n"
-            "whole = program.read_text()\n"
-            "line = '    kill_after(int(steps), optimizer)'\n"
-            "_ = program.write_text(whole.replace(line, '    optimizer.state.clear()\\n' + line))",
-            ["killed", "started-again", "result"],
-            "✗",
-            "_ = program.write_text(whole)",
-        ),
-        Break(
-            "nothing is killed",
-            "whole, in_peace = start, lambda path, **_: whole(path)\nstart = in_peace",
-            ["killed", "started-again", "result"],
-            "✗",
-            "start = whole",
-        ),
-    ],
-    "4-alexnet-train-and-save": [
-        Break(
-            "the disk is nearly full",
-            "import types\n"
-            "true_usage = shutil.disk_usage\n"
-            "shutil.disk_usage = lambda _: types.SimpleNamespace(free=1e6)",
-            ["disk"],
-            "✗",
-            "shutil.disk_usage = true_usage",
-        ),
-    ],
-    "5-alexnet-load-and-continue": [
-        Break(
-            "the model is loaded in the usual way",
-            "true_load = load\ndef load(**settings):\n    return true_load()",
-            ["measure"],
-            "✗",
-            "load = true_load",
-        ),
-        Break(
-            "a loss differs",
-            "continued.minibatch_loss[-1] += 1",
-            ["proof"],
-            "✗✓",
-            "continued.minibatch_loss[:] = uninterrupted.minibatch_loss",
-        ),
-        Break(
-            "a state of Adam differs",
-            "state = optimizer_1.state[model_1.classifier[6].bias]['exp_avg']\n"
-            "kept = state.clone()\n"
-            "state[0] += 1",
-            ["proof"],
-            "✓✗",
-            "state.copy_(kept)",
-        ),
-        *(
-            Break(
-                "nothing is loaded",
-                "torchvision.models.AlexNet.load_state_dict = lambda *_: None",
-                [cell],
-                "✗",
-                "del torchvision.models.AlexNet.load_state_dict",
-            )
-            for cell in ("over-state", "over-safe")
-        ),
-        Break(
-            "safetensors saves whatever it is given",
-            "true_save = save_file\nsave_file = lambda *_: None",
-            ["over-safe-not"],
-            "✗✗✗",
-            "save_file = true_save",
-        ),
-        Break(
-            "a different model is handed over",
-            "true_model, model = model, new_alexnet().eval()",
-            ["over-export"],
-            "✗",
-            "model = true_model",
-        ),
-        Break(
-            "the batch size is fixed",
-            "true_export = torch.export.export\n"
-            "torch.export.export = lambda *what, dynamic_shapes: true_export(*what)",
-            ["over-export", "over-export-receiver"],
-            "✗",
-            "torch.export.export = true_export",
-        ),
-        Break(
-            "the receiver gets other answers",
-            "true_answers, answers = answers, answers.flip(0)",
-            ["over-export-receiver"],
-            "✗",
-            "answers = true_answers",
-        ),
-    ],
-    "6-your-own-run": [
-        Break("no seeds", NO_SEEDS, ["proof-stops"], "✗✗✗", "seed_all = true_seed_all"),
-        Break("no optimizer", forget("optimizer"), ["proof-stops"], "✓✗✗", "load = true_load"),
-        Break(
-            "no part is loaded",
-            without_line("part.load_state_dict(states[name])")[0],
-            ["audit", "audit-result"],
-            "✗",
-            without_line("")[1],
-        ),
-        Break(
-            "nothing is cut",
-            "true_cut = cut\n"
-            "def cut(take_step, new_run, at):\n"
-            "    return train_with(take_step, new_run())",
-            ["accumulate"],
-            "✗",
-            "cut = true_cut",
-        ),
-        Break("no optimizer", forget("optimizer"), ["accumulate"], "✗", "load = true_load"),
-        Break("no scheduler", forget("scheduler"), ["bfloat16"], "✗", "load = true_load"),
-        Break("no scaler", forget("scaler"), ["float16-cut"], "✗", "load = true_load"),
-        Break("no average", forget("averaged"), ["averaged-cut"], "✗", "load = true_load"),
-        Break(
-            "a batch has no seed",
-            without_line("seed_all(self.seed, step, 1)")[0],
-            ["workers", "workers-cut"],
-            "✗",
-            without_line("")[1],
-        ),
-        Break("no optimizer", forget("optimizer"), ["compile-cut"], "✗✓", "load = true_load"),
-        Break(
-            "a layer has a prefix",
-            "def compile(self, **how):\n"
-            "    self.hidden = torch.compile(self.hidden, **how)\n"
-            "DigitNet.compile = compile",
-            ["compile-cut"],
-            "✓✗",
-            "del DigitNet.compile",
-        ),
-        Break(
-            "dynamic is the default",
-            "true_programs = programs\n"
-            "def programs(sizes, dynamic):\n"
-            "    return true_programs(sizes, None)",
-            ["compile-sizes"],
-            "✗",
-            "programs = true_programs",
-        ),
-    ],
-    "7-the-audit": [
-        Break(
-            "the scheduler is forgotten",
-            "true_edit, edit = edit, lambda script, *_: script",
-            ["fix-schedule", "fix-result"],
-            "✗",
-            "edit = true_edit",
-        ),
-        Break(
-            "a different weight is hit",
-            "true_flip = flip_bit\n"
-            "def flip_bit(run, name, index):\n"
-            "    true_flip(run, '1.weight', index)",
-            ["lie", "lie-found"],
-            "✗",
-            "flip_bit = true_flip",
-        ),
-        Break(
-            "nothing is hit",
-            "flip_bit = lambda *_: None",
-            ["lie", "lie-found"],
-            "✗",
-            "flip_bit = true_flip",
-        ),
-    ],
-    "8-when-the-machine-goes-away": [
-        Break(
-            "the baseline is a run with a different seed",
-            "RANDOM_SEED += 1\nstart(fresh('saved_data/away-undisturbed.pt'))",
-            ["signals-proof"],
-            "✗",
-            "RANDOM_SEED -= 1\nstart(fresh('saved_data/away-undisturbed.pt'))",
-        ),
-        Break(
-            "the program skips a step when it begins again",
-            "program = Path('programs/recipe.py')\n"
-            "true_program = program.read_text()\n"
-            "line = 'return states[\"step\"]'\n"
-            'skipping = \'return states["step"] + (states["step"] > 0)\'\n'
-            "_ = program.write_text(true_program.replace(line, skipping))",
-            ["loop-try"],
-            "✗",
-            "_ = program.write_text(true_program)",
-        ),
-        *(
-            Break(
-                f"failures come {factor} times as seldom as the formula thinks",
-                "from types import SimpleNamespace\n"
-                "true_rng = np.random.default_rng\n"
-                "np.random.default_rng = lambda seed: SimpleNamespace(\n"
-                f"    exponential=lambda f, size: true_rng(seed).exponential({factor} * f, size))",
-                ["simulate"],
-                "✗",
-                "np.random.default_rng = true_rng",
-            )
-            for factor in (0.5, 2)
-        ),
-        Break(
-            "only the last is kept",
-            "true_keep = keep\n"
-            "def keep(path, *run):\n"
-            "    true_keep(path, *run)\n"
-            "    Path(f'{path}.1').unlink(missing_ok=True)",
-            ["keep-try"],
-            "✗",
-            "keep = true_keep",
-        ),
-        Break(
-            "the best is always the last",
-            "def keep(path, run, *rest):\n"
-            "    run.best.accuracy = -1.0\n"
-            "    true_keep(path, run, *rest)",
-            ["keep-try"],
-            "✗",
-            "keep = true_keep",
-        ),
-        Break(
-            "something is deleted first",
-            "def keep(path, *run):\n"
-            "    Path(f'{path}.1').unlink(missing_ok=True)\n"
-            "    true_keep(path, *run)",
-            ["keep-try", "full"],
-            "✗",
-            "keep = true_keep",
-        ),
-        Break(
-            "the disk isn't full",
-            "recipe.os = SimpleNamespace(**vars(os))",
-            ["keep-try", "full"],
-            "✗",
-            "recipe.os = os",
-        ),
-        Break(
-            "the log only appends",
-            "true_write, Log.write = Log.write, OnlyAppends.write",
-            ["log-try", "log-proof"],
-            "✗",
-            "Log.write = true_write",
-        ),
-        Break(
-            "the log forgets its size",
-            "true_load, Log.load_state_dict = Log.load_state_dict, lambda self, state: None",
-            ["log-try", "log-proof"],
-            "✗",
-            "Log.load_state_dict = true_load",
-        ),
-    ],
-    **BREAKS_OF_MANY,
-}
-FEW = """
-for loader in loaders:
-    loader.dataset.images = loader.dataset.images[:64]
-    loader.dataset.targets = loader.dataset.targets[:64]
-"""
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_every_cell_with_a_tick_is_broken(path):
     broken = {each.cells[-1] for each in BREAKS.get(path.stem, ())}
     assert broken == set(cells_with_a_tick(nbformat.read(path, as_version=4)))
 
 
-def noticed(course, name, **how):
-    breaks = BREAKS.get(name, [])
-    assert run_and_break(course / f"{name}.ipynb", breaks, **how) == breaks
+def test_every_notebook_that_gets_cells_is_there():
+    paths = {lesson.path for lesson in list_notebooks()}
+    assert {NOTEBOOKS / f"{name}.ipynb" for name in [*BREAKS, *CARELESS]} <= paths
+
+
+# What is added to the cells set-NAME and check-NAME of a small notebook, and which cells fail then:
+# the one that is added or one of these.
+ADDED = {
+    "a": (Break("a different weight", "weight = 2", ["check-a"], "✗", "weight = 1"), ""),
+    "b": (Break("the cell before", "start = 2", ["set-b", "check-b"], "✗", "start = 1"), ""),
+    "c": (Break("nothing is broken", "pass", ["check-c"], "✗"), "added"),
+    "d": (Break("nothing is repaired", "weight = 2", ["check-d"], "✗"), "check-d"),
+    "e": (Break("an error", "weight = 1 / 0", ["check-e"], "✗", "weight = 1"), "added"),
+    "f": (Careless("the cell", "set-f", "print(injected.run('check-f'))", "✓ the weight\n\n"), ""),
+    "g": (
+        Careless("an error", "set-g", "print(injected.error_of('1 / 0'))", "division by zero\n"),
+        "",
+    ),
+    "h": (
+        Careless("no error", "set-h", "print(injected.error_of('1 / 1'))", "division by zero\n"),
+        "added",
+    ),
+    "i": (
+        Careless(
+            "stopped",
+            "set-i",
+            "print(injected.error_of('raise KeyboardInterrupt'))",
+            "KeyboardInterrupt\n",
+        ),
+        "",
+    ),
+    "j": (Careless("not put back", "set-j", "weight = 2", ""), "check-j"),
+}
 
 
 @pytest.mark.slow
-def test_the_ticks_of_lenet5(course):
-    change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
-    change_settings(course / "2-lenet5-load-and-continue.ipynb", NUM_EPOCHS=2)
-    change_settings(course / "3-resume-lab.ipynb", SAVED_AT=1)
-    noticed(course, "1-lenet5-train-and-save")
-    noticed(course, "2-lenet5-load-and-continue")
-    lab = {"start": "num_epochs -= 1"}
-    skip = {"reference", "variants", "worth-table", "overwrite"}
-    noticed(course, "3-resume-lab", patches=lab, skip=skip)
+def test_a_break_that_is_not_noticed_and_one_that_is_not_repaired_fail(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[new_cell("start = 1")])
+    for name in ADDED:
+        check = 'print("✓" if weight == 1 else "✗", "the weight")'
+        notebook.cells += [new_cell("weight = start"), new_cell(check, "✓ the weight\n")]
+        notebook.cells[-2].id, notebook.cells[-1].id = f"set-{name}", f"check-{name}"
+    path = tmp_path / "small.ipynb"
+    nbformat.write(notebook, path)
+    added = [each for each, _ in ADDED.values()]
+    breaks = [each for each in added if isinstance(each, Break)]
+    add_cells(path, breaks, [each for each in added if isinstance(each, Careless)])
+
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-rA", path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    cells = nbformat.read(path, as_version=4).cells
+    failed = [cells[int(n)] for n in re.findall(r"^FAILED .*::Cell (\d+)", done.stdout, re.M)]
+    names = [cell.id if "-" in cell.id else cell.source.partition("\n")[0] for cell in failed]
+    expected = []
+    for each, fails in ADDED.values():
+        kind = type(each).__name__.replace("Break", "Broken")
+        expected += [f"# {kind}: {each.what}"] if fails == "added" else fails.split()
+    assert sorted(names) == sorted(expected), done.stdout
 
 
-@pytest.mark.slow
-def test_the_ticks_of_alexnet(course):
-    few = {"data": FEW}
-    skip = {"one-step", "layers", "half"}
-    noticed(course, "4-alexnet-train-and-save", patches=few, skip=skip)
-    noticed(course, "5-alexnet-load-and-continue", patches=few)
+def test_a_notebook_without_the_cell_or_not_run_is_refused(tmp_path):
+    path = tmp_path / "small.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[new_cell("pass")])
+    nbformat.write(notebook, path)
+    with pytest.raises(pytest.UsageError, match="small.ipynb doesn't have the cells gone"):
+        add_cells(path, [Break("nothing to break", "pass", ["gone"], "✗")], [])
+    notebook.cells[0].update(id="changed", execution_count=None)
+    nbformat.write(notebook, path)
+    with pytest.raises(pytest.UsageError, match="small.ipynb was not run: changed"):
+        add_cells(path, [], [])
 
 
-@pytest.mark.slow
-def test_the_ticks_of_a_run_of_ones_own(course):
-    noticed(course, "6-your-own-run")
+def test_every_notebook_is_in_one_chain_after_those_whose_files_it_uses():
+    first, second = list_chains()
+    assert sorted(first + second) == sorted(each for each in list_notebooks() if each.runs_here)
+    for chain in (first, second):
+        assert chain == [each for each in list_notebooks() if each in chain]
+    assert [each.number for each in first][:3] == [1, 2, 3]
 
 
-@pytest.mark.slow
-def test_the_ticks_of_the_audit(course):
-    noticed(course, "7-the-audit")
-
-
-@pytest.mark.slow
-def test_the_ticks_of_a_machine_that_goes_away(course):
-    noticed(course, "8-when-the-machine-goes-away")
-
-
-@needs_fully_shard
-@pytest.mark.slow
-def test_the_ticks_of_many_processes(course):
-    change_settings(course / "1-lenet5-train-and-save.ipynb", NUM_EPOCHS=1)
-    change_settings(course / "9-many-processes-train-and-save.ipynb", NUM_EPOCHS=1)
-    change_settings(course / "10-many-processes-load-and-continue.ipynb", NUM_EPOCHS=2)
-    noticed(course, "1-lenet5-train-and-save")
-    noticed(course, "9-many-processes-train-and-save", skip={"error-three", "error-alone"})
-    noticed(course, "10-many-processes-load-and-continue")
+def test_one_part_that_fails_fails_all(monkeypatch, capfd):
+    lost = Lesson(1, NOTEBOOKS / "1-lost.ipynb", (2, 6))
+    monkeypatch.setattr(run_tests, "list_chains", lambda: [[lost], [lost]])
+    monkeypatch.setattr(run_tests, "OTHERS", ["--version"])
+    with pytest.raises(SystemExit) as ended:
+        run_tests.main()
+    assert ended.value.code == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert [(line[0], line.partition(" s  ")[2]) for line in lines[-3:]] == [
+        ("✗", "notebooks 1"),
+        ("✗", "notebooks 1"),
+        ("✓", "the other tests"),
+    ]
+    assert "1-lost.ipynb" in "".join(lines)

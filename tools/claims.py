@@ -25,11 +25,13 @@ RUNS = {
     "reference": ({}, {}, ALL),
     "one-thread": ({"OMP_NUM_THREADS": "1"}, {}, ALL),
     "no-vector-instructions": (NO_VECTORS, {}, ALL),
-    "seed-1": ({}, {"RANDOM_SEED": 1}, [1, 2, 3, 6]),
-    "seed-42": ({}, {"RANDOM_SEED": 42}, [1, 2, 3, 6]),
-    "seed-2025": ({}, {"RANDOM_SEED": 2025}, [1, 2, 3, 6]),
+    "seed-1": ({}, {"RANDOM_SEED": 1}, [1, 2, 3, 6, 8]),
+    "seed-42": ({}, {"RANDOM_SEED": 42}, [1, 2, 3, 6, 8]),
+    "seed-2025": ({}, {"RANDOM_SEED": 2025}, [1, 2, 3, 6, 8]),
     "lecture-batch-size": ({}, {"BATCH_SIZE": 256}, [1, 2, 3, 6]),
     "batch-size-1000": ({}, {"BATCH_SIZE": 1000}, [1, 2, 3]),
+    "more-epochs": ({}, {"RANDOM_SEED": 7, "BATCH_SIZE": 250, "NUM_EPOCHS": 4}, [6]),
+    "fewer-epochs": ({}, {"RANDOM_SEED": 7, "BATCH_SIZE": 10, "NUM_EPOCHS": 2}, [8]),
     "all-of-mnist": ({}, {"SOURCE": "mnist"}, [1, 2, 3]),
 }
 

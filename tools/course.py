@@ -20,6 +20,7 @@ FOLDERS = ("helper", "audit", "exercises", "notebooks", "docs")  # not what they
 
 OLDEST_TORCH = (2, 6)
 NEWER_TORCH = {9: (2, 7), 10: (2, 7)}  # by number; the first cell of these notebooks checks it
+FIRST_CHAIN = (1, 2, 3, 9, 10)  # they use notebook 1's checkpoint; the others form a second chain
 
 
 class Lesson(NamedTuple):
@@ -52,6 +53,16 @@ def list_lessons(folder: Path = NOTEBOOKS) -> list[Lesson]:
 def list_notebooks(folder: Path = NOTEBOOKS) -> list[Lesson]:
     """Return the lessons, and after them their solutions."""
     return [*list_lessons(folder), *list_lessons(folder / "solutions")]
+
+
+def list_chains(folder: Path = NOTEBOOKS) -> list[list[Lesson]]:
+    """Return the notebooks that run here in two chains.
+
+    Each uses what those before it in its chain have saved; the chains may run at once.
+    """
+    here = [lesson for lesson in list_notebooks(folder) if lesson.runs_here]
+    first = [lesson for lesson in here if lesson.number in FIRST_CHAIN]
+    return [first, [lesson for lesson in here if lesson not in first]]
 
 
 def copy_course(destination):

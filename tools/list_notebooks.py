@@ -2,7 +2,7 @@
 
     python tools/list_notebooks.py
 
-`make test` hands them to pytest in this order: each uses what those before it have saved.
+In this order, each uses what those before it have saved. `make lab` opens the first.
 """
 
 import sys

@@ -3,7 +3,8 @@
     python tools/run_notebooks.py NOTEBOOK...              writes them and all pages to build/
     python tools/run_notebooks.py --in-place NOTEBOOK...   stores the outputs in the notebooks
 
-Without names, all lessons run; with `--in-place`, their solutions run as well.
+Without names, all lessons run, in two chains at once; with `--in-place`, their solutions run as
+well, and one after the other, because the times that some cells measure are stored.
 
 They run in a copy of the course, so that notebooks/saved_data stays as it is. `--in-place` produces
 the committed outputs: it sets the reference arithmetic, so that they are the same on most x86-64
@@ -20,6 +21,8 @@ import os
 import re
 import sys
 import tokenize
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -29,7 +32,14 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
-from tools.course import BUILD, ROOT, list_lessons, list_notebooks, temporary_course  # noqa: E402
+from tools.course import (  # noqa: E402
+    BUILD,
+    ROOT,
+    list_chains,
+    list_lessons,
+    list_notebooks,
+    temporary_course,
+)
 from tools.make_site import make_site  # noqa: E402
 
 README_PICTURE = ROOT / "docs" / "continued.png"
@@ -170,6 +180,27 @@ def cheat_sheet(notebook):
     return None
 
 
+def run_chain(course, in_place, sources):
+    """Run notebooks of a copy of the course, in this order; return each with its line of results.
+
+    Exits as `run` does; after that, a chain in a different process begins no other notebook.
+    """
+    done, executed, failed = [], {}, course / "failed"
+    for source in sources:
+        if failed.exists():
+            break
+        try:
+            result = run(course / source, lambda notebook, path: executed.update({path: notebook}))
+        except SystemExit:
+            failed.touch()
+            raise
+        notebook = executed[course / source]
+        if in_place:
+            save_in_place(notebook, ROOT / source)
+        done.append((source, notebook, result))
+    return done
+
+
 def main():
     parser = argparse.ArgumentParser(description="Run notebooks from top to bottom.")
     parser.add_argument("notebooks", nargs="*", type=Path, help="without: all")
@@ -182,28 +213,25 @@ def main():
         os.environ.update(REFERENCE)
 
     lessons = list_notebooks() if arguments.in_place else list_lessons()
-    paths = arguments.notebooks or [lesson.path for lesson in lessons]
-    too_new = {each.path: each.oldest_torch for each in list_notebooks() if not each.runs_here}
-    results, executed = [], {}
-    with temporary_course(keep_data=True) as course:
-        for path in (path.resolve() for path in paths):
-            source = path.relative_to(ROOT)
-            if path in too_new:
-                needed = ".".join(map(str, too_new[path]))
-                results.append(f"{path.stem} is skipped: it needs PyTorch {needed} or newer")
-                continue
+    paths = [path.resolve() for path in arguments.notebooks or [each.path for each in lessons]]
+    skipped = {each.path: each for each in list_notebooks() if not each.runs_here}
+    chains = [[path for path in paths if path not in skipped]]
+    if not arguments.notebooks and not arguments.in_place:  # nothing is measured then
+        chains = [[each.path for each in chain if each.path in paths] for chain in list_chains()]
+    chains = [[path.relative_to(ROOT) for path in chain] for chain in chains]
 
-            def keep(notebook, _, source=source):
-                executed[source.as_posix()] = notebook
-
-            results.append(run(course / source, keep))
-            if arguments.in_place:
-                save_in_place(executed[source.as_posix()], path)
-            else:
-                nbformat.write(executed[source.as_posix()], BUILD / path.name)
-    print("", *results, sep="\n")
+    with temporary_course(keep_data=True) as course, ProcessPoolExecutor(len(chains)) as pool:
+        run_one = partial(run_chain, course, arguments.in_place)
+        done = [each for chain in pool.map(run_one, chains) for each in chain]
+    done.sort(key=lambda each: paths.index(ROOT / each[0]))
+    print("", *(result for _, _, result in done), sep="\n")
+    for path in (path for path in paths if path in skipped):
+        needed = ".".join(map(str, skipped[path].oldest_torch))
+        print(f"{path.stem} is skipped: it needs PyTorch {needed} or newer")
     if not arguments.in_place:
-        make_site(BUILD, executed)
+        for source, notebook, _ in done:
+            nbformat.write(notebook, BUILD / source.name)
+        make_site(BUILD, {source.as_posix(): notebook for source, notebook, _ in done})
         print("\nTo read: build/index.html")
 
 

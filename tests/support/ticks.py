@@ -1,60 +1,23 @@
-"""A notebook in a kernel, cell by cell; and what each of its ✓ checks, broken on purpose."""
+"""Cells that the tests add to copies of the notebooks, to see each ✓ fail and to be careless.
 
-import contextlib
+They run in the kernel of the notebook's one execution, where nbval compares what they print.
+"""
+
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-from nbclient import NotebookClient
+import pytest
 
-
-@contextlib.contextmanager
-def open_notebook(path):
-    """Yield a function that runs a cell of a notebook, or other lines, and returns what is printed.
-
-    The kernel starts in the notebook's folder. An error in a cell is raised as nbclient's
-    CellExecutionError.
-    """
-    notebook = nbformat.read(path, as_version=4)
-    sources = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        resources={"metadata": {"path": path.parent}},
-        extra_arguments=["--log-level=ERROR"],
-    )
-
-    def run(cell_or_lines):
-        cell = nbformat.v4.new_code_cell(sources.get(cell_or_lines, cell_or_lines))
-        notebook.cells.append(cell)
-        client.execute_cell(cell, len(notebook.cells) - 1)
-        return "".join(output.get("text", "") for output in cell.outputs)
-
-    run.cells = sources
-    run.counterexamples = tagged(notebook, "counterexample")
-    run.reports = tagged(notebook, "report")  # their marks are what was found, not a verdict
-    with client.setup_kernel():
-        yield run
-
-
-def tagged(notebook, tag):
-    """Return the ids of the cells with a tag."""
-    return {cell.id for cell in notebook.cells if tag in cell.metadata.get("tags", [])}
-
-
-def run_up_to(run, last):
-    """Run all cells up to the one of this name, and return what it prints."""
-    for name in run.cells:
-        printed = run(name)
-        if name == last:
-            return printed
-    raise ValueError(f"There is no cell {last}.")
+INJECTED = Path(__file__).with_name("injected.py")
 
 
 class Break(NamedTuple):
-    """`before` breaks something, then `cells` run; the last one prints these `marks`.
+    """`before` breaks something, then `cells` run, and the last one prints these `marks`.
 
-    `after` repairs it, the cells run once more, and every mark is a ✓ again. The last cell of a
-    counterexample prints a ✗ as it is, and a ✓ when it is broken.
+    `after` repairs it. All of this comes right before the first of the cells, so that they run next
+    as they are in the notebook: nbval sees whether they print what they should.
     """
 
     what: str
@@ -63,10 +26,24 @@ class Break(NamedTuple):
     marks: str
     after: str = "pass"
 
+    def new_cell(self):
+        """Return the cell that does this."""
+        before, after = (f'r"""\n{lines}\n"""' for lines in (self.before, self.after))
+        call = f"injected.see_break({before}, {self.cells}, {after})"
+        return new_cell(f"# Broken: {self.what}\n{call}", f"{self.marks}\n")
 
-def marks_in(text):
-    """Return the ✓ and ✗ in a text, in their order."""
-    return "".join(mark for mark in text if mark in "✓✗")
+
+class Careless(NamedTuple):
+    """`lines` that do something careless and print `expected`, after a cell."""
+
+    what: str
+    cell: str
+    lines: str
+    expected: str
+
+    def new_cell(self):
+        """Return the cell that does this."""
+        return new_cell(f"# Careless: {self.what}\n{self.lines}", self.expected)
 
 
 def cells_with_a_tick(notebook):
@@ -75,27 +52,33 @@ def cells_with_a_tick(notebook):
     return [cell.id for cell in code if "✓" in cell.source and not cell.id.startswith("exercise")]
 
 
-def run_and_break(path, breaks, patches=None, skip=()):
-    """Run a notebook from top to bottom, and make each of its breaks after the last of its cells.
+def add_cells(path, breaks, careless):
+    """Add cells to the copy of a notebook, with what they print.
 
-    `patches` are lines to run after a cell, by its id; cells in `skip`, exercises and figures are
-    skipped. Returns the breaks that were noticed.
+    Raises a UsageError if the notebook doesn't have a cell that one of them needs, or has one that
+    was not run: nbval wouldn't compare what it prints.
     """
-    noticed = []
-    with open_notebook(path) as run:
-        for name, source in run.cells.items():
-            if name in skip or name.startswith("exercise") or "show(" in source:
-                continue
-            usual = "✗" if name in run.counterexamples else "✓"
-            printed = run(name)
-            assert name in run.reports or set(marks_in(printed)) <= {usual}, name
-            run((patches or {}).get(name, "pass"))
-            for each in (each for each in breaks if each.cells[-1] == name):
-                run(each.before)
-                marks = marks_in([run(cell) for cell in each.cells][-1])
-                assert marks == each.marks, f"{each.what}: {marks} instead of {each.marks}"
-                run(each.after)
-                marks = marks_in([run(cell) for cell in each.cells][-1])
-                assert set(marks) == {usual}, f"{each.what}: not repaired"
-                noticed.append(each)
-    return noticed
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if unrun := [cell.id for cell in code if cell.execution_count is None]:
+        raise pytest.UsageError(f"{path.name} was not run: {', '.join(unrun)}")
+    needed = {name for each in breaks for name in each.cells} | {each.cell for each in careless}
+    if missing := needed - {cell.id for cell in code}:
+        raise pytest.UsageError(f"{path.name} doesn't have the cells {', '.join(missing)}")
+    if not needed:
+        return
+
+    cells = [new_cell(f"import injected\n\ninjected.read_cells({path.name!r})")]
+    for cell in notebook.cells:
+        cells += [each.new_cell() for each in breaks if each.cells[0] == cell.id]
+        cells.append(cell)
+        cells += [each.new_cell() for each in careless if each.cell == cell.id]
+    notebook.cells = cells
+    nbformat.write(notebook, path)
+    shutil.copy(INJECTED, path.parent)
+
+
+def new_cell(source, printed=""):
+    """Return a code cell with what it prints; nbval compares only cells that have a count."""
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=printed)] if printed else []
+    return nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=1)
