@@ -1,6 +1,5 @@
-# make run · make test · make fast · make kills · make lab · make student · make check · make demo · make site ·
-# make test-browser · make claims · make bench · make audit · make notebooks · make reset
-# Each makes .venv from requirements.txt first, when it is missing or out of date.
+# `make help` lists the commands. Each makes .venv from requirements.txt first, when it is missing or
+# out of date.
 #
 # LOCK names the releases to install: make LOCK= test takes the newest ones,
 # make LOCK=requirements-oldest.txt test the oldest.
@@ -10,68 +9,75 @@ LOCK ?= requirements-lock.txt
 BIN := .venv/bin
 READY := .venv/installed-with-$(notdir $(or $(LOCK),the-newest))
 # Only recipes may use it: the program needs .venv.
-NOTEBOOKS = $(or $(shell $(BIN)/python tools/list_notebooks.py),$(error tools/list_notebooks.py lists nothing))
+NOTEBOOKS = $(or $(shell $(BIN)/python -m tools.list_notebooks),$(error tools/list_notebooks.py lists nothing))
 # Threads sleep while they wait for each other; on a busy machine, PyTorch is five times as fast then.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test fast kills lint lab student check demo site test-browser claims bench audit notebooks reset
+.PHONY: help setup run test fast kills lint lab student check demo site test-browser claims bench audit notebooks reset
 
-run: $(READY)
-	@$(BIN)/python tools/run_notebooks.py
+help:  ## lists the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf 'make %-13s %s\n' "$$name" "$$text"; done
+
+setup: $(READY)  ## only makes .venv
+
+run: $(READY)  ## runs all notebooks; then open build/index.html
+	@$(BIN)/python -m tools.run_notebooks
 
 # Notebooks in two chains at once, then the other tests.
-test: lint
+test: lint  ## runs all tests
 	@$(BIN)/python -m tools.run_tests
 
-fast: lint
+fast: lint  ## runs the quick tests, in a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not kills" tests
 
-kills: $(READY)
+kills: $(READY)  ## kills runs at a hundred more moments
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests
 
-lint: $(READY)
+lint: $(READY)  ## checks the code's style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lab: $(READY)
+lab: $(READY)  ## opens notebook 1 in JupyterLab
 	$(BIN)/jupyter lab $(firstword $(NOTEBOOKS))
 
-student: $(READY)
-	@$(BIN)/python tools/student.py
+student: $(READY)  ## copies the notebooks to work/, without outputs
+	@$(BIN)/python -m tools.student
 
-check: $(READY)
-	@$(BIN)/python tools/check.py
+check: $(READY)  ## checks your machine before a lecture
+	@$(BIN)/python -m tools.check
 
-demo: $(READY)
-	@$(BIN)/python tools/demo.py
+demo: $(READY)  ## prepares demo/ for a live lecture
+	@$(BIN)/python -m tools.demo
 
-site: $(READY)
-	@$(BIN)/python tools/make_site.py
+site: $(READY)  ## builds offline pages and slides in site/
+	@$(BIN)/python -m tools.make_site
 
 # Says what it needs, if that is not installed.
-test-browser: $(READY)
+test-browser: $(READY)  ## tests the pages and JupyterLab in Chromium
 	$(BIN)/python -m pytest tests/interactive/browser.py tests/interactive/lab.py
 
-claims: $(READY)
-	@$(BIN)/python tools/claims.py
+claims: $(READY)  ## runs the notebooks with other settings and checks what the text claims
+	@$(BIN)/python -m tools.claims
 
-bench: $(READY)
+bench: $(READY)  ## measures the times in benchmarks/README.md
 	@$(BIN)/python benchmarks/bench.py
 
 # Installs the tools that it audits in .venv-audit.
-audit: $(READY)
-	@$(BIN)/python tools/audit_frameworks.py
+audit: $(READY)  ## audits other tools again, half an hour, and writes docs/audit.json
+	@$(BIN)/python -m tools.audit_frameworks
 
-notebooks: $(READY)
-	@$(BIN)/python tools/make_exercises.py
-	@$(BIN)/python tools/run_notebooks.py --in-place
+notebooks: $(READY)  ## runs all notebooks and stores their outputs
+	@$(BIN)/python -m tools.make_exercises
+	@$(BIN)/python -m tools.run_notebooks --in-place
 
-reset:
-	@$(PYTHON) tools/reset.py
+reset:  ## deletes saved and built files
+	@$(PYTHON) -m tools.reset
 
-$(READY): requirements.txt $(LOCK)
+# After `uv sync`, which takes the newest releases, those of LOCK are installed again.
+$(READY): requirements.txt $(LOCK) $(wildcard uv.lock)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)'. Install Python 3.11 or newer, or name yours: make PYTHON=python3.12 run"; exit 1; }
-	@$(PYTHON) tools/check_python.py
+	@$(PYTHON) -m tools.check_python
 	@echo "Making .venv from requirements.txt: about three minutes, and up to 6 GB with PyTorch's GPU libraries."
 	@$(PYTHON) -m venv .venv
 	@rm -f .venv/installed-with-*

@@ -189,5 +189,12 @@ def test_reset_says_what_it_deletes(tmp_path, monkeypatch, capsys):
 
 
 def test_make_deletes_nothing_but_in_reset():
-    commands = re.findall(r"rm -\S+ \S+|tools/reset.py", (ROOT / "Makefile").read_text())
-    assert commands == ["tools/reset.py", "rm -f .venv/installed-with-*"]
+    commands = re.findall(r"rm -\S+ \S+|tools\.reset", (ROOT / "Makefile").read_text())
+    assert commands == ["tools.reset", "rm -f .venv/installed-with-*"]
+
+
+def test_make_help_lists_every_command():
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    listed = re.findall(r"^make (\S+) +\S", printed, re.M)
+    (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)
+    assert sorted(listed) == sorted(phony.split())

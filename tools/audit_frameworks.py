@@ -1,8 +1,8 @@
 """Audit what others use to save and continue runs, and write what was found to docs/audit.json.
 
-    python tools/audit_frameworks.py                    # everything: half an hour
-    python tools/audit_frameworks.py --missing          # what docs/audit.json doesn't have yet
-    python tools/audit_frameworks.py --only lightning   # rows with this in their name
+    python -m tools.audit_frameworks                    # everything: half an hour
+    python -m tools.audit_frameworks --missing          # what docs/audit.json doesn't have yet
+    python -m tools.audit_frameworks --only lightning   # rows with this in their name
 
 Each row is one audit of a script in audit/scripts/. The tools are installed in .venv-audit, from
 requirements-audit.txt; that environment uses the PyTorch of .venv. This program needs neither.

@@ -1,6 +1,6 @@
 """The evening before: is this machine ready for the lecture?
 
-    python tools/check.py
+    python -m tools.check
 
 Prints a line for each check, [ok] or [fail], and under a [fail] what to do. Exits with 1 if there
 is one.
@@ -13,14 +13,11 @@ import socket
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.arithmetic import REFERENCE, define  # noqa: E402
-from tools.course import ROOT  # noqa: E402
+from tools.arithmetic import REFERENCE, define
+from tools.course import ROOT
 
 DISK_GB = 4  # notebooks 4 and 5 write 1.7 GB, 0.7 GB more for a while, 1.4 GB more when run again
 MEMORY_GB = 4  # AlexNet, its optimizer and a second copy of both

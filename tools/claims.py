@@ -1,7 +1,7 @@
 """Check the claims of tests/support/claims.py on runs with other arithmetics and settings.
 
-    python tools/claims.py              all of them: half an hour on two cores
-    python tools/claims.py NAME...      some of them
+    python -m tools.claims              all of them: half an hour on two cores
+    python -m tools.claims NAME...      some of them
 
 Prints a line for each run, and exits with 1 if a claim is false or a ✗ was printed. The run with
 all of MNIST needs its files in data/MNIST/raw, where torchvision downloads them.
@@ -9,14 +9,11 @@ all of MNIST needs its files in data/MNIST/raw, where torchvision downloads them
 
 import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.support.claims import CLAIMS, crosses, is_true, outputs_of  # noqa: E402
-from tools.arithmetic import REFERENCE  # noqa: E402
-from tools.course import ROOT, change_settings, list_lessons, temporary_course  # noqa: E402
-from tools.run_notebooks import run  # noqa: E402
+from tests.support.claims import CLAIMS, crosses, is_true, outputs_of
+from tools.arithmetic import REFERENCE
+from tools.course import ROOT, change_settings, list_lessons, temporary_course
+from tools.run_notebooks import run
 
 ALL = [lesson.number for lesson in list_lessons() if lesson.runs_here]
 NO_VECTORS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}

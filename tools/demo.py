@@ -1,6 +1,6 @@
 """Prepare the folder demo/ for a lecture.
 
-    python tools/demo.py
+    python -m tools.demo
 
 The notebooks that are run live have no outputs there, the others do, and demo/saved_data/ holds
 what notebook 1 saves, so that notebook 2 can be started at once. An existing demo/ is replaced;
@@ -9,17 +9,13 @@ notebooks/, its saved_data/ and work/ are left as they are.
 
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.arithmetic import REFERENCE  # noqa: E402
-from tools.course import ROOT, temporary_course  # noqa: E402
-from tools.run_notebooks import run  # noqa: E402
-from tools.student import NOTEBOOKS, lessons_and_programs, without_outputs  # noqa: E402
+from tools.arithmetic import REFERENCE
+from tools.course import ROOT, temporary_course
+from tools.run_notebooks import run
+from tools.student import NOTEBOOKS, lessons_and_programs, without_outputs
 
 DEMO = ROOT / "demo"
 FIRST = "1-lenet5-train-and-save.ipynb"

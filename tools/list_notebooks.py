@@ -1,16 +1,11 @@
 """Print the notebooks that run with the installed PyTorch, a line each, the lessons first.
 
-    python tools/list_notebooks.py
+    python -m tools.list_notebooks
 
 In this order, each uses what those before it have saved. `make lab` opens the first.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.course import ROOT, list_notebooks  # noqa: E402
+from tools.course import ROOT, list_notebooks
 
 
 def main():

@@ -1,6 +1,6 @@
 """Make the exercises in notebooks/*.ipynb from notebooks/solutions/*.ipynb.
 
-    python tools/make_exercises.py
+    python -m tools.make_exercises
 
 The cells whose id begins with "exercise" go from a solution into the notebook of the same name,
 before its recap, with `raise NotImplementedError` instead of each solved body. Cells that are
@@ -8,14 +8,10 @@ there already keep their outputs.
 """
 
 import ast
-import sys
-from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.course import NOTEBOOKS, list_lessons  # noqa: E402
+from tools.course import NOTEBOOKS, list_lessons
 
 SOLUTIONS = NOTEBOOKS / "solutions"
 HEADING = """## Exercises

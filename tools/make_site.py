@@ -1,6 +1,6 @@
 """Make the course as web pages, to be read without a network and without running anything.
 
-    python tools/make_site.py        writes site/; open site/index.html
+    python -m tools.make_site        writes site/; open site/index.html
 
 A page for each notebook and each solution as they are stored, slides of the first lessons, the
 instructor's guide, and an index from the beginning of the README.
@@ -9,7 +9,6 @@ instructor's guide, and an index from the beginning of the README.
 import posixpath
 import re
 import shutil
-import sys
 import textwrap
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -19,10 +18,8 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.course import ROOT, list_notebooks  # noqa: E402
-from tools.slides import SLIDES, cells_of_slide  # noqa: E402
+from tools.course import ROOT, list_notebooks
+from tools.slides import SLIDES, cells_of_slide
 
 SITE = ROOT / "site"
 TEMPLATE = Path(__file__).with_name("pages")

@@ -1,7 +1,7 @@
 """Run notebooks from top to bottom, each in a fresh kernel, and show which cell is running.
 
-    python tools/run_notebooks.py NOTEBOOK...              writes them and all pages to build/
-    python tools/run_notebooks.py --in-place NOTEBOOK...   stores the outputs in the notebooks
+    python -m tools.run_notebooks NOTEBOOK...              writes them and all pages to build/
+    python -m tools.run_notebooks --in-place NOTEBOOK...   stores the outputs in the notebooks
 
 Without names, all lessons run, in two chains at once; with `--in-place`, their solutions run as
 well, and one after the other, because the times that some cells measure are stored.
@@ -29,10 +29,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.arithmetic import REFERENCE, fingerprint  # noqa: E402
-from tools.course import (  # noqa: E402
+from tools.arithmetic import REFERENCE, fingerprint
+from tools.course import (
     BUILD,
     ROOT,
     list_chains,
@@ -40,7 +38,7 @@ from tools.course import (  # noqa: E402
     list_notebooks,
     temporary_course,
 )
-from tools.make_site import make_site  # noqa: E402
+from tools.make_site import make_site
 
 README_PICTURE = ROOT / "docs" / "continued.png"
 CHEAT_SHEET = ROOT / "docs" / "cheat-sheet.md"

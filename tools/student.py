@@ -1,19 +1,15 @@
 """Copy the notebooks without outputs, and the programs they start, to work/.
 
-    python tools/student.py
+    python -m tools.student
 
 Files that are already in work/ are left as they are, so you can run this again after an update.
 """
 
 import shutil
-import sys
-from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tools.course import NOTEBOOKS, ROOT, list_lessons  # noqa: E402
+from tools.course import NOTEBOOKS, ROOT, list_lessons
 
 WORK = ROOT / "work"
 
