@@ -353,6 +353,7 @@ def test_subclasses_and_iterable_datasets(make, again):
     assert len(log) == (64 if again else 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "persistent"])
 def test_subclasses_and_iterable_datasets_with_workers(workers, tmp_path):
     def loader(kind=DataLoader):

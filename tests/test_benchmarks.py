@@ -94,6 +94,7 @@ def test_memory_holds_a_byte_per_pixel_and_no_floats(tmp_path):
     assert peak < 2 * data
 
 
+@pytest.mark.slow
 def test_notebook_1_imports_nothing_slow_that_it_does_not_need():
     program = bench.imports_of_notebook_1() + "print(*sys.modules)"
     done = subprocess.run(

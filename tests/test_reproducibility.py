@@ -193,6 +193,7 @@ def test_generators_and_the_global_ones_have_different_numbers():
     assert (torch.rand(1).item(), *draw_from_all([one])) == draws[:2]  # more of them change nothing
 
 
+@pytest.mark.slow
 def test_the_same_numbers_in_every_process():
     program = ROOT / "tests" / "support" / "programs" / "draw_from_generators.py"
     result = subprocess.run(

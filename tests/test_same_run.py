@@ -230,7 +230,13 @@ def change_modes_and_back(run):
 
 
 @pytest.mark.parametrize(
-    "between", [evaluate, evaluate_and_draw, recreate_loaders, change_modes_and_back]
+    "between",
+    [
+        evaluate,
+        evaluate_and_draw,
+        pytest.param(recreate_loaders, marks=pytest.mark.slow),
+        change_modes_and_back,
+    ],
 )
 @pytest.mark.parametrize("batch", [4, 7])
 def test_what_cells_do_in_between_changes_nothing(between, batch, whole, tmp_path):

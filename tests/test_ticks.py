@@ -105,6 +105,7 @@ def test_every_notebook_is_in_one_chain_after_those_whose_files_it_uses():
     assert [each.number for each in first][:3] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_one_part_that_fails_fails_all(monkeypatch, capfd):
     lost = Lesson(1, NOTEBOOKS / "1-lost.ipynb", (2, 6))
     monkeypatch.setattr(run_tests, "list_chains", lambda: [[lost], [lost]])
