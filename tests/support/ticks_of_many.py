@@ -88,11 +88,12 @@ BREAKS_OF_MANY = {
         ),
         Break(
             "a file is longer by a byte",
-            "kept = (newest / 'run.pt').read_bytes()\n"
-            "_ = (newest / 'run.pt').write_bytes(kept + b'!')",
+            "longer = newest_in('saved_data/many') / 'run.pt'\n"
+            "kept = longer.read_bytes()\n"
+            "_ = longer.write_bytes(kept + b'!')",
             ["manifest"],
             "✓✓✓✗",
-            "_ = (newest / 'run.pt').write_bytes(kept)",
+            "_ = longer.write_bytes(kept)",
         ),
         Break(
             "the newest checkpoint is loaded, not the one before",
