@@ -80,16 +80,16 @@ def check_find_newest(call, folder):
 
     need(ask() is None, "in an empty folder there is none: return None.")
     files = {"__0_0.distcp": bytes(100), "__1_0.distcp": bytes(range(100)), "run.pt": b"run"}
-    for step in (31, 62, 93, 100, 124, 155):
+    for step in (31, 62, 93, 104, 126, 155):
         make_checkpoint(runs, f"checkpoint-{step:06d}", files)
     need(ask() == "checkpoint-000155", "with six complete ones, yours is not the newest.")
     make_checkpoint(runs, "checkpoint-000186.tmp", files)
     need(ask() == "checkpoint-000155", "yours is one that ends in .tmp, which is not complete.")
     (runs / "checkpoint-000155" / "run.pt").unlink()
-    need(ask() == "checkpoint-000124", "a file of the newest one is missing: take one before.")
-    (runs / "checkpoint-000124" / "__1_0.distcp").write_bytes(bytes(range(99)) + b"!")
-    need(ask() == "checkpoint-000100", "the last byte of a file has changed: take one before.")
-    (runs / "checkpoint-000100" / "manifest.json").write_text("{}")
+    need(ask() == "checkpoint-000126", "a file of the newest one is missing: take one before.")
+    (runs / "checkpoint-000126" / "__1_0.distcp").write_bytes(bytes(range(99)) + b"!")
+    need(ask() == "checkpoint-000104", "the last byte of a file has changed: take one before.")
+    (runs / "checkpoint-000104" / "manifest.json").write_text("{}")
     need(ask() == "checkpoint-000093", "an empty manifest proves nothing: take one before.")
     (runs / "checkpoint-000093" / "manifest.json").unlink()
     need(ask() == "checkpoint-000062", "without a manifest, a checkpoint is not complete.")

@@ -1,5 +1,6 @@
 """The published solutions to the exercises, and the exercises as they are published."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ CHECKS = {
     for name, check in vars(exercises).items()
     if name.startswith("check_")
 }
-MODULES = (hashlib, io, json, os, re, subprocess, sys, torch, zipfile)
+MODULES = (contextlib, hashlib, io, json, os, re, subprocess, sys, torch, zipfile)
 
 
 def functions(blank):

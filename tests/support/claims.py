@@ -758,7 +758,7 @@ CLAIMS = [
     Claim(
         7,
         "lie-after-md",
-        "the damage has spread, as the last line shows",
+        "one wrong bit has spread to other tensors, as the last line shows",
         lambda out: numbers(out[7, "lie-loss"], r"at the end: (\d) of 4")[0] > 1,
     ),
     Claim(

@@ -47,9 +47,18 @@ class Careless(NamedTuple):
 
 
 def cells_with_a_tick(notebook):
-    """Return the ids of the cells that print a ✓, but for the answers to exercises."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [cell.id for cell in code if "✓" in cell.source and not cell.id.startswith("exercise")]
+    """Return the ids of the cells that print a ✓, but for the answers to exercises, and reports.
+
+    A report says what was found; its marks are those of what it reads.
+    """
+    return [
+        cell.id
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and "✓" in cell.source
+        and not cell.id.startswith("exercise")
+        and "report" not in cell.metadata.get("tags", [])
+    ]
 
 
 def add_cells(path, breaks, careless):
