@@ -1,4 +1,4 @@
-"""Three ways to make a sharded model that is too large for one rank."""
+"""Three ways to make a sharded model. With the first, the whole model has to fit into one rank."""
 
 import torch
 import torch.distributed as dist
