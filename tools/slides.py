@@ -97,7 +97,7 @@ SLIDES = {
     "7-the-audit": [
         ["title 2-4"],
         ["ledger-md 2"],
-        ["train 6-18"],
+        ["train 8-18"],
         ["first-row output"],
         ["weights-only-md 2-3"],
         ["weights-only output"],
@@ -119,7 +119,7 @@ SLIDES = {
         ["lie-md 2-3", "flip 1-4"],
         ["lie-question-md", "lie output", "lie-found output"],
         ["lie-loss output", "lie-after-md 2-3"],
-        ["others-md 2-3"],
+        ["others-md 3-4"],
         ["others output"],
         ["statuses output"],
         ["ci-after-md 1-3"],
