@@ -16,7 +16,7 @@ https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
     commit                                                      writes run.pt: all but tensors;
                                                                 writes manifest.json, the hashes;
                                                                 renames to checkpoint-000040
-    delete_old                                                  in a thread: nobody waits for it
+    delete_old                                                  in a thread: the next save waits
 
     load_sharded       every rank                               rank 0 alone
     ---------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def save_sharded(
     whole model, or a copy; a single process without a process group can call it too. `scheduler`
     may be None. `others` are objects with `state_dict` and `load_state_dict`, saved under the names
     that you give them: `scaler=scaler`. The checkpoint is named by its step, the number of losses
-    in `history`. Curves are taken from rank 0. Buffers that differ between ranks are saved for each
-    rank. A folder must be used by one run at a time.
+    in `history`. The curves are rank 0's. Buffers that differ between ranks are saved for each
+    rank. Only one run at a time may use a folder.
 
     With `wait=False`, the run is copied in memory, training continues, and a thread does the rest.
     It takes the memory of one more run. `wait_for_save`, the next save and the next load wait for

@@ -202,7 +202,7 @@ def find_damage(path: Path, checksums: dict[str, str]) -> str | None:
 
 def set_broken_aside(path: Path, reason: str) -> None:
     """Rename a broken checkpoint, where that is allowed, and print why."""
-    new_name = ""
+    renamed = ""
     with contextlib.suppress(OSError):  # a disk that can only be read
-        new_name = f", renamed to {rename_to_free(path, '.broken').name}"
-    print(f"{path} is passed over, because it is broken: {reason}{new_name}", flush=True)
+        renamed = f" and renamed to {rename_to_free(path, '.broken').name}"
+    print(f"{path} is broken ({reason}). It's skipped{renamed}.", flush=True)

@@ -34,6 +34,7 @@ def changes(text):
         ("[]", "[1]"),
         ("changed", "as before"),
         ("same", "different"),
+        ("A A A", "A A B"),
         ("argparse", "pandas"),
         ("nothing", "everything"),
         ("✗", "✓"),

@@ -59,8 +59,8 @@ def test_after_a_fallback_only_complete_ones_count(run_folder, capsys):
     assert again.history.batch == 1
     assert names(run_folder) == ["checkpoint-000001", "checkpoint-000002.broken"]
     assert capsys.readouterr().out == (
-        "run/checkpoint-000002 is passed over, because it is broken: run.pt is not what was saved, "
-        "renamed to checkpoint-000002.broken\n"
+        "run/checkpoint-000002 is broken (run.pt is not what was saved). "
+        "It's skipped and renamed to checkpoint-000002.broken.\n"
     )
     again.train(2).save("run")
     left = ["checkpoint-000001", "checkpoint-000002", "checkpoint-000002.broken"]
@@ -225,7 +225,7 @@ def test_a_broken_checkpoint_is_passed_over_and_named(folder, capsys, name, dama
     assert many.Run().load("run").history.batch == 1
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "run/checkpoint-000002 is passed over, because it is broken: " in printed
+    assert "run/checkpoint-000002 is broken (" in printed
     if damage == "missing":
         assert f"{name} is missing" in printed
     elif name != "manifest.json":

@@ -82,7 +82,7 @@ SHOWN = {
     "9-ddp": ("ddp", r"^digits.* False\nloss.* False\nweights.* True\ngrad.* True\nmom.* True$"),
     "9-sums": ("mistake", r"^Rank 1\n +step 1: gradient 21$"),
     "9-shard": ("look", r" 123,412 bytes on this rank(?s:.)* 123,412 bytes on this rank"),
-    "9-pieces": ("large", r"^layer_by_layer +1 1 1\nmeta_and_reset +1 2 3\n✓"),
+    "9-pieces": ("large", r"^layer_by_layer +A A A\nmeta_and_reset +A B C\n✓"),
     "9-buffer": ("buffers", r": False .* sum nan\n.*: True .* sum -?\d(?s:.)*✓"),
     "9-layers": (
         "split",  # the first loss of each network, on 1 and on 2 ranks

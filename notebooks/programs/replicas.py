@@ -40,7 +40,7 @@ def train(path, num_steps, seed, batch_size, source):
 
     if dist.get_rank() == 0:  # one rank saves the whole run
         save_checkpoint(path, model, optimizer, None, history)
-    dist.barrier()  # nobody goes on before the file is there
+    dist.barrier()  # nobody continues until the file is there
     return {
         "digits": targets.tolist(),
         "loss": loss.item(),

@@ -35,7 +35,8 @@ from helper.reproducibility import (
 )
 from helper.signals import DeferredSignals, Stopped
 
-TIMEOUT = timedelta(seconds=30)  # the longest wait in training; saving has its own: helper/ranks.py
+# Longer than anything a rank does while the others wait. Saving has its own: helper/ranks.py.
+TIMEOUT = timedelta(minutes=10)
 
 
 class LeNet5(nn.Module):
