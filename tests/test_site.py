@@ -48,7 +48,7 @@ def faults(page):
 def test_there_is_a_page_for_everything_and_none_has_a_fault(pages):
     names = {path.name for path in pages}
     assert {page_of(source).rpartition("/")[2] for source in read_notebooks()} <= names
-    assert {"index.html", "instructor-guide.html"} <= names
+    assert {"index.html", "instructor-guide.html", "cheat-sheet.html"} <= names
     assert {path.stem for path in pages if path.parent.name == "slides"} == set(SLIDES)
     assert {path.name: faults(page) for path, page in pages.items() if faults(page)} == {}
 

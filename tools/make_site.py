@@ -24,6 +24,7 @@ from tools.slides import SLIDES, cells_of_slide
 SITE = ROOT / "site"
 TEMPLATE = Path(__file__).with_name("pages")
 INDEX, GUIDE = "README.md", "docs/instructor-guide.md"
+CHEAT_SHEET = "docs/cheat-sheet.md"
 INDEX_ENDS = "\n## Two commands"  # what follows is for whoever runs the course
 
 
@@ -38,7 +39,7 @@ def make_site(site=SITE, executed=()):
     sources = {
         INDEX: only_markdown(index + all_pages(notebooks)),
         **notebooks,
-        GUIDE: only_markdown((ROOT / GUIDE).read_text(encoding="utf-8")),
+        **{path: only_markdown((ROOT / path).read_text("utf-8")) for path in (GUIDE, CHEAT_SHEET)},
     }
     pages = []
     for source, notebook in sources.items():
@@ -81,14 +82,14 @@ def slides_of(source):
 
 
 def page_of(source):
-    """Return where the page of a source stands in the site."""
+    """Return where the page of a source is in the site."""
     if source == INDEX:
         return "index.html"
     return re.sub(r"^(notebooks|docs)/", "", str(PurePosixPath(source).with_suffix(".html")))
 
 
 def all_pages(notebooks):
-    """Return the part of the index that leads to whatever there is, in Markdown."""
+    """Return the part of the index that leads to all pages, in Markdown."""
     lines = ["", "## All pages", "", "| notebook | slides | solutions | file |", "|-|-|-|-|"]
     for source in filter(is_lesson, notebooks):
         title, solution = title_of(notebooks[source]), f"notebooks/solutions/{Path(source).name}"
@@ -100,7 +101,9 @@ def all_pages(notebooks):
             f"[download {number}]({source})",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"For whoever teaches it: [the instructor's guide]({GUIDE})."])
+    print_it = f"To print, on one page: [the cheat sheet]({CHEAT_SHEET})."
+    teach_it = f"To teach it: [the instructor's guide]({GUIDE})."
+    return "\n".join([*lines, "", f"{print_it} {teach_it}"])
 
 
 def links_of(source, notebooks):
