@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tools.course import ROOT, list_chains
 
-OTHERS = ["-n", "2", "--dist", "worksteal", "-m", "not kills", "tests"]
+OTHERS = ["-n", "2", "--dist", "worksteal", "-m", "not kills", "--durations=40", "tests"]
 
 
 class Part(NamedTuple):
