@@ -54,8 +54,9 @@ def test_a_rank_may_be_killed_and_then_has_to_be():
 
 
 @pytest.mark.slow
-def test_fifty_endings_in_a_row(capfd):
-    assert [on_ranks(2, tasks.add_up) for _ in range(50)] == [[3, 3]] * 50
+@pytest.mark.parametrize("number", [10, pytest.param(50, marks=pytest.mark.kills)])
+def test_clean_endings_in_a_row(capfd, number):
+    assert [on_ranks(2, tasks.add_up) for _ in range(number)] == [[3, 3]] * number
     assert capfd.readouterr() == ("", "")
 
 
