@@ -208,8 +208,10 @@ def describe_optimizer(found: dict, count: int) -> str:
         )
     if found["extra_steps"]:
         word = "more" if found["extra_steps"] > 0 else "fewer"
-        steps = "step" if abs(found["extra_steps"]) == 1 else "steps"
-        parts.append(f"{abs(found['extra_steps'])} {word} {steps} than were left")
+        number = abs(found["extra_steps"])
+        parts.append(
+            f"{number} {word} {'step than was' if number == 1 else 'steps than were'} left"
+        )
     if found["batches_seen_twice"] or found["batches_never_seen"]:
         twice, never = found["batches_seen_twice"], found["batches_never_seen"]
         parts.append(f"{twice} {'batch' if twice == 1 else 'batches'} seen twice, {never} never")

@@ -146,7 +146,7 @@ def test_steps_that_are_too_many(tmp_path):
     path = write(tmp_path, ("range(done, 12)", "range(done, 12 + (done > 0))"))
     results = audited(path)
     assert faults_of(results) == ["steps"]
-    assert "1 more steps than were left" in format_report(results)
+    assert "1 more step than was left" in format_report(results)
 
 
 def test_batches_seen_twice_and_never(tmp_path):
