@@ -42,11 +42,8 @@ def options_of(row, monkeypatch):
     return options
 
 
-@pytest.mark.parametrize(
-    "row",
-    [*(pytest.param(row, marks=pytest.mark.slow) for row in OF_COURSE[:-1]), OF_COURSE[-1]],
-    ids=lambda row: row.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("row", OF_COURSE, ids=lambda row: row.name)
 def test_this_course_continues_exactly(row, monkeypatch):
     results = audit(options_of(row, monkeypatch), start_process=Forked)
     assert results["status"] == 0, format_report(results)

@@ -266,6 +266,7 @@ def test_links(tmp_path):
     assert [p.name for p in (tmp_path / "inputs").iterdir()] == ["scale"]
 
 
+@pytest.mark.slow
 def test_the_timeout(tmp_path):
     path = write(tmp_path, ("for step in", "import time\ntime.sleep(600)\nfor step in"))
     assert "more than 0.5 s" in refused(path, timeout=0.5)

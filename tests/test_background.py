@@ -117,6 +117,7 @@ def fail(*_):
 
 
 @pytest.mark.parametrize("loader", ["shuffled", "two workers", "persistent workers"])
+@pytest.mark.slow
 def test_run_and_files_are_those_of_a_run_in_the_foreground(loader, states, path, monkeypatch):
     files = keep_files(monkeypatch, helper.background)
     run = Run(loader).train(checkpoint_path=path, checkpoint_every=1, save_in_background=True)

@@ -576,7 +576,7 @@ def test_all_workers_are_gone(tmp_path, workers, kind, end):
 
 
 @pytest.mark.slow  # PyTorch gives each worker five seconds
-@pytest.mark.parametrize("end", ["raises", "stopped"])
+@pytest.mark.parametrize("end", [pytest.param("raises", marks=pytest.mark.kills), "stopped"])
 def test_a_worker_that_hangs_is_killed(tmp_path, end):
     run = hanging_run(tmp_path, "2", example=48)  # of batch 6, which is fetched ahead
     if end == "stopped":

@@ -142,6 +142,7 @@ def test_a_check_asks_for_the_function_itself(ask, name):
         )
 
 
+@pytest.mark.slow
 def test_a_solution_is_right_whatever_the_settings_of_the_notebook(ask):
     torch.use_deterministic_algorithms(True)
     try:
@@ -152,10 +153,15 @@ def test_a_solution_is_right_whatever_the_settings_of_the_notebook(ask):
         torch.use_deterministic_algorithms(False)
 
 
+def marks_of(name):
+    """Return the marks of an exercise's tests: an audit starts a script six times."""
+    return [pytest.mark.slow] if name == "repair" else []
+
+
 @pytest.mark.parametrize(
     ("name", "answer", "hint"),
     [
-        pytest.param(name, answer, hint, id=f"{name}-{answer.__name__}")
+        pytest.param(name, answer, hint, id=f"{name}-{answer.__name__}", marks=marks_of(name))
         for name, wrong in WRONG.items()
         for answer, hint in wrong.items()
     ],
@@ -176,7 +182,7 @@ def test_each_exercise_has_two_hints_of_its_own():
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        pytest.param(name, answer, id=f"{name}-{answer.__name__}")
+        pytest.param(name, answer, id=f"{name}-{answer.__name__}", marks=marks_of(name))
         for name, right in RIGHT.items()
         for answer in right
     ],

@@ -21,7 +21,7 @@ from programs import background, collectives, layers, look_at_shards, replicas, 
 from programs.ranks import on_ranks
 from programs.train_many import LeNet5, hash_run, new_run
 
-pytestmark = needs_fully_shard
+pytestmark = [needs_fully_shard, pytest.mark.slow]
 SETTINGS = 5, 128, "mnist-5k"  # seed, batch size, digits
 
 

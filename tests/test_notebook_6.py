@@ -229,7 +229,7 @@ def test_the_recipe_continues_a_different_run_exactly(tmp_path, whole, starts):
         (FORK, ("error in the dataset", 7)),
         (FORK, ("stuck", 7)),
         (SPAWN, ("error in the loop", 2)),
-        (FORKSERVER, ("stuck", 7)),
+        pytest.param(FORKSERVER, ("stuck", 7), marks=pytest.mark.kills),
     ],
     ids=str,
 )

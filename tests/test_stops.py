@@ -184,6 +184,7 @@ def test_a_stop_takes_effect_between_batches_only():
     assert reached == ["first", "elsewhere", "while it closes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [0, 3, 10, 30])
 def test_a_stop_in_the_middle_of_a_loader_at_work(whole, monkeypatch, tmp_path, call):
     """Inside `queue.put`, a lock is held: a stop that took effect there would hang the process."""

@@ -145,12 +145,14 @@ def test_processes_that_do_not_divide_the_batch(start):
     assert not os.path.exists("saved_data/never")
 
 
+@pytest.mark.slow
 def test_without_torchrun(start):
     run = start("python programs/train_many.py saved_data/never")
     assert run.status != 0
     assert run.shown == "Start this file with torchrun: its first lines say how.\n"
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(start):
     with socket.socket() as other:
         other.bind(("", 0))
@@ -229,15 +231,15 @@ def test_killed_again_and_again_it_ends_as_the_uninterrupted_run(start):
     interrupted = f"{TORCHRUN} 2 programs/interrupted.py SIGKILL {{}} 5"
     killed = f"{interrupted} saved_data/many {settings} --save-every 2"
     positions = []
-    for rank in (1, 0, 1):
+    for rank in (1, 0):
         run = start(killed.format(rank))
         assert run.status != 0
         assert f"Rank {rank} was killed." in run.shown
         positions += re.findall(r"Loaded after (.*),", run.printed)
-    assert positions == ["0 epochs and 4 of 10 batches", "0 epochs and 8 of 10 batches"]
+    assert positions == ["0 epochs and 4 of 10 batches"]
     last = start(f"{TORCHRUN} 2 programs/train_many.py saved_data/many {settings}")
     assert last.status == 0
-    assert "Loaded after 1 epoch and 2 of 10 batches" in last.printed
+    assert "Loaded after 0 epochs and 8 of 10 batches" in last.printed
     assert sha256(last.printed) == sha256(whole.printed)
 
 
@@ -306,8 +308,8 @@ FAKES = {
     "srun": """
         echo "$*" >>calls
         read -r status step < <(sed -n "$(wc -l <calls)p" history)
-        mkdir -p saved_data/many/$(printf "checkpoint-%06d" "$step")
-        mkdir -p saved_data/many/checkpoint-000999.tmp
+        mkdir -p saved_data/slurm/$(printf "checkpoint-%06d" "$step")
+        mkdir -p saved_data/slurm/checkpoint-000999.tmp
         exit "$status"
     """,
     "scontrol": """
