@@ -224,16 +224,16 @@ TOOLS = [
                         "Engine restores how many iterations are done, but neither the random "
                         "state nor the position in the data, so the resumed run begins with the "
                         "first batches of a new run.",
-                        "Use DeterministicEngine, and restore its random state after the first "
-                        "batch is fetched.",
+                        "Use DeterministicEngine, save torch.get_rng_state() too, and restore it "
+                        "after the first batch is fetched.",
                         augmentation=False,
                     ),
                     Reason(
                         "Engine restores how many iterations are done, but neither the random "
                         "state nor the position in the data, so the resumed run begins with the "
                         "first batches of a new run.",
-                        "Use DeterministicEngine, restore its random state after the first batch "
-                        f"is fetched, and use {NOISE}.",
+                        "Use DeterministicEngine, save torch.get_rng_state() too, restore it after "
+                        f"the first batch is fetched, and use {NOISE}.",
                     ),
                 ],
             ),
@@ -244,8 +244,8 @@ TOOLS = [
                     Reason(
                         f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so the order differs.",
-                        "Restore the random state after the first batch is fetched (our script "
-                        "calls Ignite's private _set_rng_states).",
+                        "Save torch.get_rng_state() too, and restore it after the first batch is "
+                        "fetched.",
                         augmentation=False,
                         workers=0,
                     ),
@@ -253,8 +253,8 @@ TOOLS = [
                         f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so order and noise "
                         "differ.",
-                        f"Restore the random state after the first batch is fetched, and use "
-                        f"{NOISE}.",
+                        "Save torch.get_rng_state() too, restore it after the first batch is "
+                        f"fetched, and use {NOISE}.",
                         workers=0,
                     ),
                     Reason(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from ignite.engine import DeterministicEngine, Engine, Events
-from ignite.engine.deterministic import _set_rng_states
 from ignite.handlers import Checkpoint, DiskSaver
 from ignite.utils import manual_seed
 from shared import (
@@ -36,6 +35,18 @@ dataset = (ExamplesByEpoch if best else Examples)(arguments.augment)
 loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=arguments.workers)
 
 
+class RandomState:
+    """PyTorch's random state, saved with the rest and restored when the script says so."""
+
+    loaded = None
+
+    def state_dict(self) -> dict:
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.loaded = state["torch"]
+
+
 def train_step(engine, batch):
     features, targets = batch
     model.train()
@@ -47,6 +58,9 @@ def train_step(engine, batch):
 
 trainer = (Engine if arguments.configuration == "plain" else DeterministicEngine)(train_step)
 to_save = {"trainer": trainer, "model": model, "optimizer": optimizer, "scheduler": scheduler}
+random_state = RandomState()
+if best:
+    to_save["random_state"] = random_state
 checkpoint = Checkpoint(
     to_save,
     DiskSaver(str(FOLDER), create_dir=True, require_empty=False),
@@ -67,13 +81,12 @@ if best:
     def tell_epoch():
         dataset.set_epoch(trainer.state.epoch)
 
-    random_states = trainer.state.rng_states
-    trainer.state.rng_states = None  # or the engine restores them too early
+    trainer.state.rng_states = None  # or the engine restores its own too early
     if files and trainer.state.iteration % len(loader):  # inside an epoch
 
         @trainer.on(Events.ITERATION_STARTED(once=trainer.state.iteration + 1))
-        def restore_random_states():
-            _set_rng_states(random_states)
+        def restore_random_state():
+            torch.set_rng_state(random_state.loaded)
 
 
 trainer.run(loader, max_epochs=EPOCHS)
