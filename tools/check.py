@@ -6,6 +6,7 @@ Prints a line for each check, [ok] or [fail], and under a [fail] what to do. Exi
 is one.
 """
 
+import argparse
 import importlib.metadata
 import os
 import shutil
@@ -136,4 +137,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     sys.exit(main())

@@ -7,6 +7,7 @@ Prints a line for each run, and exits with 1 if a claim is false or a ✗ was pr
 all of MNIST needs its files in data/MNIST/raw, where torchvision downloads them.
 """
 
+import argparse
 import os
 import sys
 
@@ -55,7 +56,11 @@ def failures(environment, settings, numbers):
 
 def main():
     os.environ["TQDM_DISABLE"] = "1"
-    names = sys.argv[1:] or list(RUNS)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RUNS))
+    names = parser.parse_args().names or list(RUNS)
+    if unknown := set(names) - set(RUNS):
+        parser.error(f"there is no run called {', '.join(sorted(unknown))}")
     if "all-of-mnist" in names and not (ROOT / "data" / "MNIST" / "raw").is_dir():
         print("Not tried: all-of-mnist, because there is no data/MNIST/raw.")
         names.remove("all-of-mnist")

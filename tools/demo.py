@@ -7,6 +7,7 @@ what notebook 1 saves, so that notebook 2 can be started at once. An existing de
 notebooks/, its saved_data/ and work/ are left as they are.
 """
 
+import argparse
 import os
 import shutil
 
@@ -50,4 +51,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -5,6 +5,8 @@
 In this order, each uses what those before it have saved. `make lab` opens the first.
 """
 
+import argparse
+
 from tools.course import ROOT, list_notebooks
 
 
@@ -15,4 +17,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -7,6 +7,7 @@ before its recap, with `raise NotImplementedError` instead of each solved body. 
 there already keep their outputs.
 """
 
+import argparse
 import ast
 
 import nbformat
@@ -76,4 +77,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -6,6 +6,7 @@ A page for each notebook and each solution as they are stored, slides of the fir
 instructor's guide, and an index from the beginning of the README.
 """
 
+import argparse
 import posixpath
 import re
 import shutil
@@ -237,4 +238,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

@@ -1,5 +1,6 @@
 """Delete what the notebooks have saved and what `make` has built, and say so file by file."""
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -22,4 +23,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     sys.exit(main())

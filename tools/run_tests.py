@@ -6,6 +6,7 @@ The reports of the chains are shown when both have ended, a failed one last. The
 whether every digit was compared and how long each part took.
 """
 
+import argparse
 import re
 import subprocess
 import sys
@@ -60,4 +61,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()

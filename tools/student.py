@@ -5,6 +5,7 @@
 Files that are already in work/ are left as they are, so you can run this again after an update.
 """
 
+import argparse
 import shutil
 
 import nbformat
@@ -48,4 +49,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     main()
