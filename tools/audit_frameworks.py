@@ -57,6 +57,7 @@ class Tool:
 NOISE = "noise that is a function of the epoch and the index"
 # How several of them fail.
 INSIDE = "After a save at the end of an epoch, the run is exact. After a save inside one,"
+AT_THE_END = "After a save inside an epoch, the run is exact. After a save at the end of one,"
 TOOLS = [
     Tool(
         "Lightning",
@@ -71,19 +72,17 @@ TOOLS = [
                         "A DataLoader has no state that Lightning could save, and the random state "
                         "isn't in its checkpoints, so the resumed run draws the order of its first "
                         "epoch again.",
-                        "Return a StatefulDataLoader from train_dataloader with an order that is a "
-                        "function of the epoch, set reload_dataloaders_every_n_epochs=1, and save "
-                        "the random state in a callback.",
+                        "Return a StatefulDataLoader from train_dataloader, save the random state "
+                        "in a callback, and give the Trainer max_steps instead of max_epochs.",
                         augmentation=False,
                     ),
                     Reason(
                         "A DataLoader has no state that Lightning could save, and the random state "
                         "isn't in its checkpoints, so the resumed run draws the order and the "
                         "noise of its first epoch again.",
-                        "Return a StatefulDataLoader from train_dataloader with an order that is a "
-                        f"function of the epoch and {NOISE}, set "
-                        "reload_dataloaders_every_n_epochs=1, and save the random state in a "
-                        "callback.",
+                        "Return a StatefulDataLoader from train_dataloader, give the dataset a "
+                        "state_dict with the random state of its worker, save the random state in "
+                        "a callback, and give the Trainer max_steps instead of max_epochs.",
                     ),
                 ],
             ),
@@ -92,26 +91,14 @@ TOOLS = [
                 "StatefulDataLoader, dataset with a state, callback that saves the random state",
                 [
                     Reason(
-                        "After a save inside an epoch, the run is exact. But Lightning doesn't "
-                        "load the state of the loader from the end of an epoch, so "
-                        "the next epoch has the order of the first one.",
-                        "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
-                        "a loader whose order is a function of the epoch.",
-                        augmentation=False,
-                    ),
-                    Reason(
-                        "After a save inside an epoch, the run is exact. But Lightning doesn't "
-                        "load the state of the loader from the end of an epoch, so "
-                        "the next epoch has the order of the first one.",
-                        "Set reload_dataloaders_every_n_epochs=1, and let train_dataloader return "
-                        f"a loader with an order that is a function of the epoch and {NOISE}.",
+                        f"{AT_THE_END} the next epoch has the order of the first one: a Trainer "
+                        "with max_epochs doesn't load the loader's state of that moment.",
+                        "Give the Trainer max_steps, and max_epochs=-1. Then it loads that state "
+                        "too.",
                     ),
                 ],
             ),
-            Configuration(
-                "best",
-                "StatefulDataLoader for each epoch, order and noise from the epoch, random state",
-            ),
+            Configuration("best", "the same, max_steps instead of max_epochs"),
         ],
     ),
     Tool(
@@ -142,39 +129,25 @@ TOOLS = [
             ),
             Configuration(
                 "stateful",
-                "use_stateful_dataloader, use_seedable_sampler, dataset with a state",
+                "use_stateful_dataloader, use_seedable_sampler, a generator for the loader, "
+                "dataset with a state",
                 [
                     Reason(
-                        "The batches are right, but creating the loader's iterator draws a number "
-                        "from the random state that load_state has just restored, so dropout "
-                        "differs.",
-                        "Use skip_first_batches instead of use_stateful_dataloader, and give the "
-                        "DataLoader a generator of its own.",
-                        augmentation=False,
-                        workers=0,
-                    ),
-                    Reason(
-                        "Creating the loader's iterator draws a number from the random state that "
-                        "load_state has just restored, so dropout differs, and after the end of an "
-                        "epoch the sampler is one epoch ahead.",
-                        "Use skip_first_batches instead of use_stateful_dataloader, and give the "
-                        "DataLoader a generator of its own.",
+                        f"{AT_THE_END} restoring the finished iterator of the workers uses up the "
+                        "sampler, which is then one epoch ahead.",
+                        "Use skip_first_batches instead of use_stateful_dataloader.",
                         augmentation=False,
                     ),
                     Reason(
-                        "The loader is one batch ahead, so the noise of the next batch was drawn "
-                        "before the save, and creating its iterator draws a number from the random "
-                        "state that load_state has just restored.",
-                        "Use skip_first_batches instead of use_stateful_dataloader, give the "
-                        f"DataLoader a generator of its own, and use {NOISE}.",
+                        f"{INSIDE} the noise differs: the loader is one batch ahead, so that of "
+                        "the next batch was drawn before the save.",
+                        f"Use skip_first_batches instead of use_stateful_dataloader, and {NOISE}.",
                         workers=0,
                     ),
                     Reason(
-                        "Creating the loader's iterator draws a number from the random state that "
-                        "load_state has just restored, so dropout and the seeds of later workers "
-                        "differ, and after the end of an epoch the sampler is one epoch ahead.",
-                        "Use skip_first_batches instead of use_stateful_dataloader, give the "
-                        f"DataLoader a generator of its own, and use {NOISE}.",
+                        f"{AT_THE_END} restoring the finished iterator of the workers uses up the "
+                        "sampler, which is then one epoch ahead.",
+                        f"Use skip_first_batches instead of use_stateful_dataloader, and {NOISE}.",
                     ),
                 ],
             ),
@@ -224,16 +197,18 @@ TOOLS = [
                         "Engine restores how many iterations are done, but neither the random "
                         "state nor the position in the data, so the resumed run begins with the "
                         "first batches of a new run.",
-                        "Use DeterministicEngine, save torch.get_rng_state() too, and restore it "
-                        "after the first batch is fetched.",
+                        "Use DeterministicEngine, save torch.get_rng_state() too, set "
+                        "trainer.state.rng_states = None after loading, and restore yours after "
+                        "the first batch is fetched.",
                         augmentation=False,
                     ),
                     Reason(
                         "Engine restores how many iterations are done, but neither the random "
                         "state nor the position in the data, so the resumed run begins with the "
                         "first batches of a new run.",
-                        "Use DeterministicEngine, save torch.get_rng_state() too, restore it after "
-                        f"the first batch is fetched, and use {NOISE}.",
+                        "Use DeterministicEngine, save torch.get_rng_state() too, set "
+                        "trainer.state.rng_states = None after loading, restore yours after the "
+                        f"first batch is fetched, and use {NOISE}.",
                     ),
                 ],
             ),
@@ -244,8 +219,8 @@ TOOLS = [
                     Reason(
                         f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so the order differs.",
-                        "Save torch.get_rng_state() too, and restore it after the first batch is "
-                        "fetched.",
+                        "Save torch.get_rng_state() too, set trainer.state.rng_states = None after "
+                        "loading, and restore yours after the first batch is fetched.",
                         augmentation=False,
                         workers=0,
                     ),
@@ -253,8 +228,9 @@ TOOLS = [
                         f"{INSIDE} the random state is "
                         "restored before the order of the epoch is drawn, so order and noise "
                         "differ.",
-                        "Save torch.get_rng_state() too, restore it after the first batch is "
-                        f"fetched, and use {NOISE}.",
+                        "Save torch.get_rng_state() too, set trainer.state.rng_states = None after "
+                        "loading, restore yours after the first batch is fetched, and use "
+                        f"{NOISE}.",
                         workers=0,
                     ),
                     Reason(
@@ -283,20 +259,23 @@ TOOLS = [
                     Reason(
                         "StatefulDataLoader restores order and position, but not the random state, "
                         "which it doesn't claim to do, so dropout differs.",
-                        "Save torch.get_rng_state() too, and restore it after iter(loader).",
+                        "Save torch.get_rng_state() too, restore it after iter(loader), and at the "
+                        "end of an epoch save only after iter(loader) of the next one.",
                         augmentation=False,
                     ),
                     Reason(
                         "StatefulDataLoader restores order and position, but not the random state, "
                         "which it doesn't claim to do, so noise and dropout differ.",
-                        "Save torch.get_rng_state() too, and restore it after iter(loader).",
+                        "Save torch.get_rng_state() too, restore it after iter(loader), and at the "
+                        "end of an epoch save only after iter(loader) of the next one.",
                         workers=0,
                     ),
                     Reason(
                         "StatefulDataLoader restores order and position, but not the random states "
                         "of this process and of the workers, so noise and dropout differ.",
-                        "Save torch.get_rng_state() too, restore it after iter(loader), and give "
-                        "the dataset a state_dict with the random state of its worker.",
+                        "Save torch.get_rng_state() too, restore it after iter(loader), at the end "
+                        "of an epoch save only after iter(loader) of the next one, and give the "
+                        "dataset a state_dict with the random state of its worker.",
                     ),
                 ],
             ),

@@ -2,9 +2,9 @@
 
 plain: save_state, load_state and skip_first_batches.
 stateful: use_seedable_sampler and use_stateful_dataloader, which saves the position in the data;
-a dataset with a state.
-best: use_seedable_sampler and skip_first_batches; the loader draws from a generator of its own, and
-the noise is a function of the epoch and the index.
+a loader with a generator of its own, a dataset with a state.
+best: use_seedable_sampler and skip_first_batches, the loader's own generator, and noise that is a
+function of the epoch and the index.
 """
 
 import os
@@ -60,7 +60,7 @@ loader = DataLoader(
     BATCH_SIZE,
     shuffle=True,
     num_workers=arguments.workers,
-    generator=torch.Generator().manual_seed(SEED) if best else None,
+    generator=torch.Generator().manual_seed(SEED) if best or stateful else None,
 )
 position = Position()
 model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)

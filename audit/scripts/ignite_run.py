@@ -81,7 +81,9 @@ if best:
     def tell_epoch():
         dataset.set_epoch(trainer.state.epoch)
 
-    trainer.state.rng_states = None  # or the engine restores its own too early
+    # Or the engine restores its own too early. It also has those of Python and NumPy, from which
+    # nothing here draws.
+    trainer.state.rng_states = None
     if files and trainer.state.iteration % len(loader):  # inside an epoch
 
         @trainer.on(Events.ITERATION_STARTED(once=trainer.state.iteration + 1))

@@ -3,8 +3,8 @@
 plain: a DataLoader and ModelCheckpoint.
 stateful: torchdata's StatefulDataLoader, whose state Lightning saves, a dataset with a state, and a
 callback that saves the random state.
-best: the same loader and callback; train_dataloader is called for every epoch
-(reload_dataloaders_every_n_epochs), and its order and noise are functions of the epoch.
+best: the same, with the length of the run in steps, not in epochs. Then Lightning also loads the
+state that the loader had at the end of an epoch.
 """
 
 import os
@@ -18,7 +18,6 @@ from shared import (
     SAVE_EVERY,
     SEED,
     Examples,
-    ExamplesByEpoch,
     ExamplesWithState,
     make_parser,
     make_training,
@@ -44,22 +43,9 @@ class Module(lightning.LightningModule):
         return [self.optimizer], [{"scheduler": self.scheduler, "interval": "step"}]
 
     def train_dataloader(self):
-        if arguments.configuration == "plain":
+        if plain:
             return DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=arguments.workers)
-        if arguments.configuration == "stateful":
-            return StatefulDataLoader(
-                dataset, BATCH_SIZE, shuffle=True, num_workers=arguments.workers
-            )
-        epoch = self.trainer.current_epoch
-        dataset.set_epoch(epoch)
-        generator = torch.Generator().manual_seed(SEED + epoch)
-        return StatefulDataLoader(
-            dataset,
-            BATCH_SIZE,
-            sampler=torch.randperm(len(dataset), generator=generator).tolist(),
-            num_workers=arguments.workers,
-            generator=generator,  # for the seeds of workers, or it draws from the global one
-        )
+        return StatefulDataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=arguments.workers)
 
 
 class RandomState(Callback):
@@ -79,11 +65,12 @@ class RandomState(Callback):
 
 
 arguments = make_parser(CONFIGURATIONS).parse_args()
-best = arguments.configuration == "best"
 lightning.seed_everything(SEED, workers=True)
-dataset = {"plain": Examples, "stateful": ExamplesWithState, "best": ExamplesByEpoch}[
-    arguments.configuration
-](arguments.augment)
+plain = arguments.configuration == "plain"
+dataset = (Examples if plain else ExamplesWithState)(arguments.augment)
+length = {"max_epochs": EPOCHS}
+if arguments.configuration == "best":
+    length = {"max_epochs": -1, "max_steps": EPOCHS * len(dataset) // BATCH_SIZE}
 callbacks = [
     ModelCheckpoint(
         "checkpoints", every_n_train_steps=SAVE_EVERY, save_last=True, enable_version_counter=False
@@ -97,15 +84,14 @@ callbacks = [
         enable_version_counter=False,
     ),
 ]
-if arguments.configuration != "plain":
+if not plain:
     callbacks.append(RandomState())
 trainer = lightning.Trainer(
     accelerator="cpu",
-    max_epochs=EPOCHS,
     callbacks=callbacks,
-    reload_dataloaders_every_n_epochs=1 if best else 0,
     logger=False,
     enable_progress_bar=False,
     enable_model_summary=False,
+    **length,
 )
 trainer.fit(Module(), ckpt_path=LAST if os.path.exists(LAST) else None)
