@@ -56,6 +56,7 @@ from helper.folders import (
     commit_folder,
     delete_old,
     find_damage,
+    identity_of,
     is_committed,
     list_checkpoints,
     read_manifest,
@@ -207,18 +208,19 @@ AS_THEY_WERE = "the checkpoints before are as they were"
 def write_checkpoint(folder: Path, run: dict, tensors: dict, may_differ: set[str]) -> None:
     """Write a run that was taken apart. Every rank calls it at the same time."""
     step = len(run["history"]["minibatch_loss"])
-    path = folder  # until the new folder has a name
+    path, identity = folder, None  # until the new folder has a name
     files = HashingFileSystem()
     try:
         run, tensors = make_whole(run, tensors, may_differ)
         path = on_rank_zero(lambda: begin_folder(folder, step))
+        identity = identity_of(path)
         call_dcp(dcp.save, tensors, storage_writer=HashingWriter(path, files))
         checksums_by_rank = gather(files.checksums())
         on_rank_zero(lambda: commit(path, run, checksums_by_rank))
     except Exception as error:
         state = AS_THEY_WERE
         if path != folder:
-            if is_committed(path, files.checksums()):
+            if is_committed(path, identity):
                 state = f"the new one, {path.stem}, is complete"
             elif rank_and_size()[0] == 0:
                 shutil.rmtree(path, ignore_errors=True)
@@ -301,21 +303,28 @@ def find_damage_on_any_rank(path: Path) -> str | None:
         except ValueError as error:
             return None, str(error)
 
-    def verify_share():
+    def verify_share(of_rank):
         if not path.exists():
             raise FileNotFoundError(
                 f"{path} isn't there for this rank. All ranks must see the same folder"
             )
-        names = sorted(checksums)[rank::size]
+        names = sorted(checksums)[of_rank::size]
         return find_damage(path, {name: checksums[name] for name in names})
 
     checksums, damage = on_rank_zero(read_on_rank_zero)
     if damage is not None:
         return damage
-    damage = on_all_ranks(verify_share)
-    if is_true_anywhere(damage is not None):
-        return next(filter(None, all_gather(damage)))
-    return None
+    damage = on_all_ranks(lambda: verify_share(rank))
+    if not is_true_anywhere(damage is not None):
+        return None
+    damages = all_gather(damage)
+    damaged = next(each for each in range(size) if damages[each] is not None)
+    if on_rank_zero(lambda: verify_share(damaged)) is None:
+        raise RuntimeError(
+            f"in {path.name}, {damages[damaged]} for rank {damaged}, but not for rank 0. All ranks "
+            "must see the same files"
+        )
+    return damages[damaged]
 
 
 def read_run(path: Path, expected: dict) -> dict:

@@ -32,6 +32,11 @@ def list_checkpoints(parent: Path) -> list[Path]:
     return sorted(paths, key=sort_key)
 
 
+def holds_a_run(parent: Path) -> bool:
+    """Return whether a run was ever saved in a folder, even if what is left of it is broken."""
+    return any(path.suffix != ".tmp" for path in parent.glob("checkpoint-*"))
+
+
 def sort_key(path: Path) -> tuple[int, bool] | None:
     """Return the step in the name of a checkpoint and whether it is the newest of that step.
 
@@ -139,16 +144,22 @@ def commit_folder(path: Path, checksums: dict[str, str]) -> None:
     flush_folder(path.parent)
 
 
-def is_committed(path: Path, checksums: dict[str, str]) -> bool:
-    """Return whether the checkpoint that was begun as `path` is complete under its final name.
-
-    `checksums` are those of some of its files: they tell it from a previous one of the same step.
-    """
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from all others, whatever its name, or None if it isn't there."""
     try:
-        manifest = json.loads((path.with_suffix("") / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return False
-    return not path.exists() and checksums.items() <= manifest.items()
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_committed(path: Path, identity: tuple[int, int] | None) -> bool:
+    """Return whether the folder that was begun as `path` is complete under its final name.
+
+    `identity` is what `identity_of(path)` was then: a rename doesn't change it, and a previous
+    checkpoint of the same step has a different one.
+    """
+    return identity is not None and identity_of(path.with_suffix("")) == identity
 
 
 def delete_old(parent: Path, keep: int) -> None:

@@ -253,6 +253,23 @@ def test_a_rank_that_dies_while_saving_leaves_a_complete_checkpoint(
     assert not list((tmp_path / "run").glob("*.*"))
 
 
+def test_a_checkpoint_of_the_same_step_is_not_taken_for_the_one_that_failed(tmp_path):
+    error, left = one_answer(many.run(2, many.fail_twice_at_a_step, tmp_path))
+    assert "the checkpoints before are as they were" in error
+    assert "the disk is gone" in error
+    assert left == ["checkpoint-000002"]
+
+
+def test_what_only_one_rank_cannot_see_is_not_called_broken(tmp_path):
+    missing = sorted(["__0_0.distcp", "__1_0.distcp", ".metadata", "run.pt"])[1]  # rank 1's share
+    error, left, same = one_answer(
+        many.run(2, many.load_what_one_rank_cannot_see, tmp_path, missing)
+    )
+    assert f"{missing} is missing for rank 1, but not for rank 0" in error
+    assert left == ["checkpoint-000002"]
+    assert same
+
+
 # Nobody dies of being late
 
 

@@ -116,6 +116,22 @@ def test_a_given_step_is_loaded_and_what_came_later_is_kept_aside(run_folder, ca
     assert many.Run().load("run").sha256() == other.sha256() != hashes[2]
 
 
+@pytest.mark.parametrize(
+    ("left", "holds"),
+    [
+        ([], False),
+        (["checkpoint-000003.tmp", "checkpoint-000001.deleted.tmp", "notes"], False),
+        (["checkpoint-000003"], True),
+        (["checkpoint-000003.broken", "checkpoint-000004.tmp"], True),
+        (["checkpoint-000003.later"], True),
+    ],
+)
+def test_a_folder_whose_checkpoints_are_broken_still_holds_a_run(tmp_path, left, holds):
+    for name in left:
+        (tmp_path / name).mkdir()
+    assert folders.holds_a_run(tmp_path) == holds
+
+
 def test_steps_are_sorted_as_numbers(tmp_path):
     in_order = ["checkpoint-000002", "checkpoint-000010.previous", "checkpoint-000010"]
     in_order += ["checkpoint-999999", "checkpoint-1000000"]

@@ -43,6 +43,8 @@ def test_each_rank_returns_its_result():
 def test_a_rank_that_fails_is_named():
     with pytest.raises(RuntimeError, match="Rank 1 failed: KeyError: 'mine'"):
         on_ranks(2, tasks.fail_on_rank_one, "raise")
+    with pytest.raises(RuntimeError, match="Rank 1 failed: CheckpointException"):
+        on_ranks(2, tasks.fail_on_rank_one, "raise dcp's error")
     with pytest.raises(RuntimeError, match="Rank 1 failed: it was killed"):
         on_ranks(2, tasks.fail_on_rank_one, "kill")
 
@@ -51,6 +53,8 @@ def test_a_rank_may_be_killed_and_then_has_to_be():
     assert on_ranks(2, tasks.fail_on_rank_one, "kill", killed=[1]) == ["fine", None]
     with pytest.raises(RuntimeError, match="Rank 1 was not killed"):
         on_ranks(2, tasks.fail_on_rank_one, "", killed=[1])
+    with pytest.raises(RuntimeError, match="Rank 1 failed: KeyError: 'mine'"):
+        on_ranks(2, tasks.fail_on_rank_one, "raise", killed=[1])
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ import nbformat
 import pytest
 import torch
 
-from helper.distributed import load_sharded
+from helper.compatibility import CheckpointError
+from helper.distributed import load_sharded, save_sharded
 from helper.history import History
 from helper.reproducibility import set_deterministic
 from helper.train import train_model
@@ -102,6 +103,17 @@ def test_it_saves_every_n_batches_and_continues_where_it_was_interrupted(loaders
     assert saved == [3, 6, 8]
     train_many.train(run, history, loaders, 2, lambda: None)
     assert train_many.hash_run(run) == train_many.hash_run(uninterrupted)
+
+
+def test_a_run_whose_only_checkpoint_is_broken_does_not_begin_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    run, history = train_many.new_or_saved_run(folder, 1)
+    assert not history.minibatch_loss
+    save_sharded(folder, *run, history)
+    next(folder.rglob("run.pt")).unlink()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="no complete checkpoint"):
+            train_many.new_or_saved_run(folder, 1)
 
 
 def test_a_different_batch_size_is_refused(loaders):

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 # Windows has no fork: there, each rank imports PyTorch for itself.
 context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+KILLED = "it was killed"
 store = None  # in a rank: the key-value store through which the ranks find each other
 
 
@@ -47,7 +48,7 @@ def on_ranks(size: int, task: Callable, *arguments, killed: Collection[int] = ()
     for rank, (_, failure) in enumerate(answers):
         if rank in killed and failure is None:
             raise RuntimeError(f"Rank {rank} was not killed.")
-        if rank not in killed and failure is not None:
+        if failure is not None and not (failure == KILLED and rank in killed):
             raise RuntimeError(f"Rank {rank} failed: {failure}")
     return [result for result, _ in answers]
 
@@ -57,7 +58,7 @@ def answer_of(receive) -> tuple:
     try:
         return receive.recv()
     except EOFError:
-        return None, "it was killed"
+        return None, KILLED
 
 
 def begin(port, rank, size, send, task, arguments):
@@ -71,7 +72,7 @@ def begin(port, rank, size, send, task, arguments):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     try:
         answer = task(*arguments), None
-    except Exception as error:
+    except BaseException as error:  # dcp raises some that are not an Exception
         answer = None, f"{type(error).__name__}: {error}"
     send.send(answer)
     send.close()

@@ -24,7 +24,7 @@ from helper.batches import EpochBatches
 from helper.dataset import get_dataloaders_mnist
 from helper.distributed import load_sharded, save_sharded, wait_for_save
 from helper.evaluation import compute_logits
-from helper.folders import list_checkpoints
+from helper.folders import holds_a_run
 from helper.history import History
 from helper.ranks import on_rank_zero, rank_and_size
 from helper.reproducibility import (
@@ -80,11 +80,24 @@ def new_run(seed):
     return model, optimizer, scheduler
 
 
+def new_or_saved_run(folder, seed):
+    """Return a run and its history: what is saved in a folder, or a new run if nothing ever was.
+
+    If all checkpoints in it are broken, this raises a CheckpointError: a run that silently began
+    again would be worse.
+    """
+    run, history = new_run(seed), History(seed=seed)
+    if on_rank_zero(lambda: holds_a_run(Path(folder))):
+        history = load_sharded(folder, *run)
+        print_rank_zero(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
+    return run, history
+
+
 def train(run, history, loaders, num_epochs, save, save_every=None):
     """Train until `num_epochs` epochs are done in total, or until one rank is asked to stop.
 
-    Calls `save()` after every epoch, after every `save_every` batches, and when it stops. A stop is
-    answered between two batches, those of an evaluation included.
+    Calls `save()` after every epoch, after every `save_every` batches, and when it stops. A stop
+    takes effect between two batches, those of an evaluation included.
     """
     check_batches(history, loaders[0])
     with DeferredSignals() as signals:
@@ -217,10 +230,7 @@ def main():
     set_deterministic()
     dist.init_process_group("gloo", timeout=TIMEOUT)
     loaders = get_dataloaders_mnist(arguments.batch_size, source=arguments.source)
-    run, history = new_run(arguments.seed), History(seed=arguments.seed)
-    if on_rank_zero(lambda: list_checkpoints(Path(arguments.folder)) != []):
-        history = load_sharded(arguments.folder, *run)
-        print_rank_zero(f"Loaded after {history.position}, SHA-256 {hash_run(run)}")
+    run, history = new_or_saved_run(arguments.folder, arguments.seed)
 
     def save():
         save_sharded(arguments.folder, *run, history, wait=not arguments.background)

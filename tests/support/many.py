@@ -528,6 +528,38 @@ def fail_in_the_background(then, rank=0):
     return error, before, Run().load("run").history.batch, left_in(run.save("run") and "run")
 
 
+def fail_twice_at_a_step():
+    """A second save at the same step fails on rank 0, and rank 1 asks last what is complete.
+
+    Only when its new folder is deleted: what is there then is the first one, with the same tensors.
+    """
+    run = Run().train(2).save("run")
+    wait_for_save()
+    if position()[0] == 0:
+        at_call("helper.distributed.commit", 1, fail)
+    else:
+        at_call("helper.distributed.is_committed", 1, wait_until_deleted)
+    return caught(lambda: run.save("run")), left_in("run")
+
+
+def wait_until_deleted():
+    while [*Path("run").glob("*.tmp")]:
+        os.sched_yield()
+
+
+def load_what_one_rank_cannot_see(missing):
+    """For rank 1, a file isn't there, as after a slow rename on a network disk."""
+    run = Run().train(2).save("run")
+    before = run.sha256()
+    if position()[0] == 1:
+        original = helper.distributed.find_damage
+        helper.distributed.find_damage = lambda path, checksums: (
+            f"{missing} is missing" if missing in checksums else original(path, checksums)
+        )
+    error = caught(lambda: Run().load("run"))
+    return error, left_in("run"), before == run.sha256()
+
+
 def fail(*_, **__):
     raise OSError("the disk is gone")
 

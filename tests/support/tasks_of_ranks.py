@@ -5,6 +5,7 @@ import signal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint import CheckpointException
 
 
 def who_am_i(*arguments):
@@ -17,6 +18,8 @@ def fail_on_rank_one(action):
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "raise":
             raise KeyError("mine")
+        if action == "raise dcp's error":  # a BaseException
+            raise CheckpointException("mine", {})
     return "fine"
 
 
