@@ -27,7 +27,7 @@ def train_and_log():
 
 
 def wait_for_a_rank():
-    """Rank 0 calls a collective, with a second of patience. Rank 1 doesn't, until that is over."""
+    """Rank 0 calls a collective, with a timeout of one second. Rank 1 waits until it's over."""
     group = dist.new_group(timeout=timedelta(seconds=1))
     seen = "did something else"
     if dist.get_rank() == 0:
