@@ -39,7 +39,7 @@ def on_ranks(size: int, task: Callable, *arguments, killed: Collection[int] = ()
             process.start()
             send.close()
             ranks.append((process, receive))
-        answers = [answer_of(receive) for _, receive in ranks]
+        answers = [answer_of(process, receive) for process, receive in ranks]
         for process, _ in ranks:
             process.join()
     finally:
@@ -53,12 +53,14 @@ def on_ranks(size: int, task: Callable, *arguments, killed: Collection[int] = ()
     return [result for result, _ in answers]
 
 
-def answer_of(receive) -> tuple:
+def answer_of(process, receive) -> tuple:
     """Return a rank's result and None, or None and what went wrong."""
     try:
         return receive.recv()
     except EOFError:
-        return None, KILLED
+        process.join()
+        code = process.exitcode
+        return None, KILLED if code == -9 else f"it ended with exit code {code}"
 
 
 def begin(port, rank, size, send, task, arguments):
@@ -68,12 +70,20 @@ def begin(port, rank, size, send, task, arguments):
     for stream in (1, 2):  # a rank returns what it has to say; a notebook would mix it up
         os.dup2(nowhere, stream)
     torch.set_num_threads(1)  # several ranks share the cores
-    store = dist.TCPStore("localhost", port)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     try:
+        store = dist.TCPStore("localhost", port)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        wait_for_all(rank, size)
         answer = task(*arguments), None
     except BaseException as error:  # dcp raises some that are not an Exception
         answer = None, f"{type(error).__name__}: {error}"
     send.send(answer)
     send.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait_for_all(rank, size):
+    """Wait until all ranks are connected: one that ends too early would break the others' start."""
+    store.set(f"rank {rank} is connected", "")
+    store.wait([f"rank {each} is connected" for each in range(size)])

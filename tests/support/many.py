@@ -130,13 +130,12 @@ def start(task, rank, size, folder, results, arguments):
     """Be one rank: run a task in a process group, and report what it returns or raises."""
     torch.set_num_threads(1)
     os.chdir(folder)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=TIMEOUT),
-    )
+    store = dist.FileStore(f"{folder}/store", size)
+    timeout = timedelta(seconds=TIMEOUT)
+    dist.init_process_group("gloo", timeout=timeout, world_size=size, rank=rank, store=store)
+    # One that ended before the others are connected would break their start.
+    store.set(f"rank {rank} is connected", "")
+    store.wait([f"rank {each} is connected" for each in range(size)])
     try:
         result = task(*arguments)
     except Exception as error:
