@@ -38,7 +38,7 @@ def test_a_continued_run_is_the_uninterrupted_one_on_every_rank(tmp_path, size, 
 def test_any_number_of_ranks_loads_the_same_tensors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved = {}
-    for size in (4, 3, 1):
+    for size in (3, 1):
         saved[f"by {size}"] = many.run(size, many.train_and_save, tmp_path, 3, f"by {size}")[0]
     for size in (1, 2, 4):
         loaded = many.run(size, many.load_each, tmp_path, [*saved])

@@ -206,7 +206,10 @@ ALONE, FORK, SPAWN, FORKSERVER = (0, "none"), (2, "fork"), (2, "spawn"), (2, "fo
         # Each save after the first renames twice: the old file, then the new one.
         [(ALONE, ("replace", 2), 4), (ALONE, ("after replace", 1), 4), (ALONE, ("step", 1), 4)],
         [(FORK, ("SIGTERM", 7), 7), (ALONE, ("SIGINT", 2), 9), (FORK, ("step", 1), 9)],
-        [(SPAWN, ("SIGINT", 3), 3), (FORKSERVER, ("SIGTERM", 4), 7), (SPAWN, ("step", 6), 12)],
+        pytest.param(
+            [(SPAWN, ("SIGINT", 3), 3), (FORKSERVER, ("SIGTERM", 4), 7), (SPAWN, ("step", 6), 12)],
+            marks=pytest.mark.kills,
+        ),
         [(FORK, ("error in the loop", 6), 4), (ALONE, ("error in the loop", 1), 4)],
     ],
     ids=lambda starts: ", ".join(f"{end[0]} {end[1]}" for _, end, _ in starts),
@@ -227,7 +230,7 @@ def test_the_recipe_continues_a_different_run_exactly(tmp_path, whole, starts):
     [
         (FORK, ("error in the loop", 2)),
         (FORK, ("error in the dataset", 7)),
-        (FORK, ("stuck", 7)),
+        pytest.param(FORK, ("stuck", 7), marks=pytest.mark.kills),
         (SPAWN, ("error in the loop", 2)),
         pytest.param(FORKSERVER, ("stuck", 7), marks=pytest.mark.kills),
     ],

@@ -180,7 +180,7 @@ STARTS = [(0, "fork"), (2, "fork"), (2, "spawn"), (2, "forkserver")]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "method"),
-    [*STARTS[:-1], pytest.param(*STARTS[-1], marks=pytest.mark.kills)],
+    [*STARTS[:2], *(pytest.param(*each, marks=pytest.mark.kills) for each in STARTS[2:])],
 )
 def test_a_signal_at_any_moment_loses_nothing(recipe, tmp_path, whole, workers, method):
     signals = itertools.islice(itertools.cycle(KINDS), STARTS.index((workers, method)), None)

@@ -316,7 +316,8 @@ def test_kill_minus_nine_while_it_saves(start, whole, tmp_path, function, call):
     ("name", "loader", "context"),
     [
         *itertools.product(["SIGINT", "SIGTERM"], ["two workers", "persistent workers"], ["fork"]),
-        ("SIGINT", "persistent workers", "spawn"),  # to start others afresh takes half a minute
+        # Starting other workers takes longer.
+        pytest.param("SIGINT", "persistent workers", "spawn", marks=pytest.mark.kills),
         ("SIGTERM", "two workers", "forkserver"),
     ],
 )

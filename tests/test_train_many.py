@@ -145,23 +145,19 @@ def test_an_older_pytorch_gets_one_sentence(number, monkeypatch):
 # Errors
 
 
-@needs_fully_shard
-@pytest.mark.slow
-def test_processes_that_do_not_divide_the_batch(start):
-    run = start(f"{TORCHRUN} 3 programs/train_many.py saved_data/never")
-    assert run.status != 0
-    assert run.shown == (
-        "ValueError: A batch of 128 can't be split evenly among 3 processes. Use a number of "
-        "processes that divides it, or a different batch size.\n"
-    )
-    assert not os.path.exists("saved_data/never")
+def test_processes_that_do_not_divide_the_batch(loaders, monkeypatch):
+    """Notebook 9 starts three with torchrun."""
+    monkeypatch.setattr(train_many, "rank_and_size", lambda: (0, 3))
+    with pytest.raises(ValueError, match="A batch of 50 can't be split evenly among 3 processes"):
+        train_many.train(train_many.new_run(1), History(), loaders, 1, lambda: None)
 
 
-@pytest.mark.slow
-def test_without_torchrun(start):
-    run = start("python programs/train_many.py saved_data/never")
-    assert run.status != 0
-    assert run.shown == "Start this file with torchrun: its first lines say how.\n"
+def test_without_torchrun(monkeypatch, capsys):
+    """Notebook 9 starts it so, in a process of its own."""
+    monkeypatch.setattr(sys, "argv", ["train_many.py", "never"])
+    with pytest.raises(SystemExit):
+        train_many.parse_arguments()
+    assert "Start this file with torchrun: its first lines say how." in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -236,7 +232,7 @@ def test_the_cause_is_the_one_that_is_not_a_lost_connection(capsys, other, cause
 
 
 @needs_fully_shard
-@pytest.mark.slow
+@pytest.mark.kills  # one kill is in notebook 10, and its proof
 def test_killed_again_and_again_it_ends_as_the_uninterrupted_run(start):
     settings = "--num-epochs 2 --batch-size 400"  # 10 batches an epoch
     whole = start(f"{TORCHRUN} 2 programs/train_many.py saved_data/whole {settings}")
