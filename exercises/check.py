@@ -33,9 +33,6 @@ def require(condition, hint):
         raise Hint(hint)
 
 
-need = require  # notebooks 7, 9 and 10 use the former name
-
-
 def exercise(check):
     """Turn `check(call, folder)`, which returns what was shown, into a check of a function.
 

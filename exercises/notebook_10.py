@@ -2,7 +2,7 @@
 
 import torch
 
-from exercises.check import Hint, exercise, need
+from exercises.check import Hint, exercise, require
 
 # A weight, a bias, a counter for each of six rows, and what is too large for a float.
 WHOLE = [
@@ -29,16 +29,16 @@ def check_put_together(call, folder):
 def compare_rows(answer, right, what):
     """Raise a hint unless a tensor is the right one."""
     kind = type(answer).__name__
-    need(isinstance(answer, torch.Tensor), f"{what}the answer is of type {kind}, not a tensor.")
+    require(isinstance(answer, torch.Tensor), f"{what}the answer is of type {kind}, not a tensor.")
     shape, right_shape = [*answer.shape], [*right.shape]
     hint = f"{what}the shape is {shape}, not {right_shape}"
-    need(shape == right_shape, f"{hint}: put rows below each other.")
+    require(shape == right_shape, f"{hint}: put rows below each other.")
     dtype = answer.dtype
-    need(dtype == right.dtype, f"{what}the type should be {right.dtype}, not {dtype}.")
+    require(dtype == right.dtype, f"{what}the type should be {right.dtype}, not {dtype}.")
     same_rows = answer.unique(dim=0).equal(right.unique(dim=0))
     hint = f"{what}all rows are there, in the wrong order: the first number of a pair says where."
-    need(answer.equal(right) or not same_rows, hint)
-    need(answer.equal(right), f"{what}these are not the right rows.")
+    require(answer.equal(right) or not same_rows, hint)
+    require(answer.equal(right), f"{what}these are not the right rows.")
 
 
 @exercise
@@ -60,12 +60,14 @@ def check_average_gradients(call, folder):
         before = [each.clone() for each in gradients]
         answer = call(gradients, list(counts), when=f"for parts of {counts} rows, ")
         kind = type(answer).__name__
-        need(isinstance(answer, torch.Tensor), f"the answer is of type {kind}, not a tensor.")
-        need(answer.shape == right.shape, "the answer should have the shape of one gradient.")
+        require(isinstance(answer, torch.Tensor), f"the answer is of type {kind}, not a tensor.")
+        require(answer.shape == right.shape, "the answer should have the shape of one gradient.")
         same = all(torch.equal(one, other) for one, other in zip(gradients, before, strict=True))
-        need(same, "your function changes the gradients that it is given.")
+        require(same, "your function changes the gradients that it is given.")
         if not torch.allclose(answer, right, atol=1e-5):
-            need(len(set(counts)) > 1, f"for {len(counts)} equal parts, it is not their average.")
+            require(
+                len(set(counts)) > 1, f"for {len(counts)} equal parts, it is not their average."
+            )
             raise Hint(f"for parts of {counts} rows, each row should count alike, not each rank.")
     return "parts of 8 and 4 rows give the gradient of all 12, and so do equal parts"
 
@@ -102,14 +104,14 @@ def ask_for_rows(call, whole, saved_by, rank, size):
     answer = call(pieces, tuple(whole.shape), rank, size, when=what)
     right = whole[wanted.start : wanted.stop]
     kind = type(answer).__name__
-    need(isinstance(answer, torch.Tensor), f"{what}the answer is of type {kind}, not a tensor.")
+    require(isinstance(answer, torch.Tensor), f"{what}the answer is of type {kind}, not a tensor.")
     shape, right_shape = [*answer.shape], [*right.shape]
-    need(shape == right_shape, f"{what}the shape is {shape}, not {right_shape}.")
+    require(shape == right_shape, f"{what}the shape is {shape}, not {right_shape}.")
     if len(right):
         compare_rows(answer, right, what)
     useless = [held for held in reads if held not in needed]
-    need(not useless, f"{what}yours reads a piece that holds none of its rows.")
-    need(len(reads) <= len(needed), f"{what}yours reads a piece twice.")
+    require(not useless, f"{what}yours reads a piece that holds none of its rows.")
+    require(len(reads) <= len(needed), f"{what}yours reads a piece twice.")
 
 
 def rows_of(rows, rank, size):

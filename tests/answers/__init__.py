@@ -1,7 +1,5 @@
 """Right and wrong answers to the exercises, a file for each notebook."""
 
-import collections
-
 from tests.answers import (
     notebook_1,
     notebook_2,
@@ -11,8 +9,9 @@ from tests.answers import (
     notebook_6,
     notebook_7,
     notebook_8,
+    notebook_9,
+    notebook_10,
 )
-from tests.answers.notebooks_9_10 import WRONG_ABOUT_MANY
 
 BOOKS = (
     notebook_1,
@@ -23,6 +22,8 @@ BOOKS = (
     notebook_6,
     notebook_7,
     notebook_8,
+    notebook_9,
+    notebook_10,
 )
 RIGHT = {name: answers for book in BOOKS for name, answers in book.RIGHT.items()}
-WRONG = collections.ChainMap(WRONG_ABOUT_MANY, *[book.WRONG for book in BOOKS])
+WRONG = {name: answers for book in BOOKS for name, answers in book.WRONG.items()}
