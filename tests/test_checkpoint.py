@@ -368,7 +368,7 @@ def test_a_full_disk(run, new_run, path):
     assert_still_saved(path, sha256(run, History(**HISTORY)), new_run)
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_a_disk_too_full_for_alexnet_while_it_trains(loaders, tmp_path, capsys):  # no file
     """What notebook 4 does, on a few digits: the second epoch's 456 MB don't fit any more."""
     path = tmp_path / "run.pt"
