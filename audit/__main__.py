@@ -1,6 +1,7 @@
 """python -m audit [options] script.py [arguments of the script]"""
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from audit.experiment import audit
 from audit.report import format_report
-from audit.runs import Options
+from audit.runs import Options, name_of_link
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +32,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Options, Path | None]:
     )
     add = parser.add_argument
     add("script", type=script, help="the training script")
-    add("arguments", nargs=argparse.REMAINDER, help="its arguments, in every start")
+    add("arguments", nargs=argparse.REMAINDER, help="its arguments").required = False
     add("--again", default=[], type=words, metavar="'ARGS'", help="more, from the second start on")
     add("--link", action="append", default=[], type=link, metavar="PATH[=NAME]", help="an input")
     add("--seed", type=int, metavar="N", help="seed before the script starts")
@@ -41,7 +42,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Options, Path | None]:
     add("--signal", default="KILL", choices=["KILL", "TERM", "INT"], help="what to kill it with")
     add("--json", type=output_file, metavar="FILE", help="also write the results to a file")
     add("--timeout", type=seconds, default=3600.0, metavar="SECONDS", help="for one start")
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser.parse_args(with_again_in_one_word(arguments)))
     json_file = given.pop("json")
     links = given.pop("link")
     names = [place_of(text) for text in links]
@@ -49,6 +50,20 @@ def parse_arguments(arguments: list[str]) -> tuple[Options, Path | None]:
         parser.error("argument --link: two inputs have the same name: use PATH=NAME")
     given["signal"] = getattr(signal, f"SIG{given['signal']}")
     return Options(links=links, **given), json_file
+
+
+def with_again_in_one_word(arguments: list[str]) -> list[str]:
+    """Return the arguments with `--again --resume` as `--again=--resume`.
+
+    Otherwise argparse takes `--resume` for an option of the audit. What follows the script is the
+    script's own.
+    """
+    for place, (option, value) in enumerate(itertools.pairwise(arguments)):
+        if option == "--again":
+            return [*arguments[:place], f"--again={value}", *arguments[place + 2 :]]
+        if value.endswith(".py") and option != "--link":
+            break
+    return arguments
 
 
 def script(text: str) -> Path:
@@ -79,8 +94,7 @@ def link(text: str) -> str:
 
 def place_of(text: str) -> str:
     """Return where an input becomes visible, if a run's folder is /work/run/here."""
-    path, _, name = text.partition("=")
-    return os.path.normpath(os.path.join("/work/run/here", name or Path(path).name))
+    return os.path.normpath(os.path.join("/work/run/here", name_of_link(text)))
 
 
 def output_file(text: str) -> Path:
@@ -133,6 +147,9 @@ class Progress:
 
 def main(arguments: list[str]) -> int:
     """Audit a script, print the report, and return the exit status."""
+    if not hasattr(signal, "SIGKILL"):
+        print("The audit kills runs with SIGKILL, which Windows doesn't have: use Linux or macOS.")
+        return 2
     options, json_file = parse_arguments(arguments)
     progress = Progress(sys.stderr)
     results = audit(options, progress.show)

@@ -77,10 +77,10 @@ def run_whole(runner: Runner, options: Options) -> Run:
             f"A run takes more than {options.timeout:g} s. Use --timeout or --max-steps."
         )
     if run.status != 0:
-        raise NotAudited(
-            f"The script fails by itself: {run.error}. It starts in an empty folder: make its "
-            "inputs visible there with --link PATH."
-        )
+        todo = "It starts in an empty folder: make its inputs visible there with --link PATH."
+        if "arguments are required" in run.error:
+            todo = "Write its arguments after its name: python -m audit train.py --epochs 4."
+        raise NotAudited(f"The script fails by itself: {run.error}. {todo}")
     if not run.steps and run.notes("child steps"):
         raise NotAudited(
             "The script takes its steps in child processes, and the audit follows only one. Start "
@@ -99,8 +99,8 @@ def check_writes(run: Run) -> None:
     for note in run.notes("outside"):
         raise NotAudited(
             f"The script writes to {note['path']}, outside of the folder it starts in; it "
-            "was ended before it did. Let it write to the current folder (a relative path), or to "
-            "a folder that an argument names."
+            "was ended before it did. Let it write to a relative path. If an argument names the "
+            "folder, give a relative path there."
         )
 
 
@@ -180,6 +180,12 @@ def judge(options: Options, experiments: Experiments) -> dict:
     """Return what the runs of an audit have shown."""
     whole, stops = experiments.whole, experiments.stops
     results = [judge_stop(stop, starts, whole) for stop, starts in stops]
+    if not any(has_continued(result) for result in results):
+        raise NotAudited(
+            "Nothing was continued: each run that was started again began at step 0, and no stop "
+            "came after a save. Let the script save before it ends, and load what it saved; or "
+            "choose later stops, with --stops or --max-steps."
+        )
     return {
         "script": str(options.script),
         "status": 0 if all(result["outcome"] == "exact" for result in results) else 1,
@@ -189,6 +195,11 @@ def judge(options: Options, experiments: Experiments) -> dict:
         "stops": results,
         "left_out": experiments.left_out,
     }
+
+
+def has_continued(result: dict) -> bool:
+    """Return whether a stop shows something: it isn't exact, or a run went on from a later step."""
+    return result["outcome"] != "exact" or any(start["restored_to"] for start in result["starts"])
 
 
 def judge_stop(stop: Stop, starts: list[Run], whole: Run) -> dict:

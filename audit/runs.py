@@ -28,7 +28,7 @@ class Options:
     max_steps: int | None = None
     every: int = 1
     stops: list[int] | None = None
-    signal: int = signal.SIGKILL
+    signal: int = 9  # SIGKILL, which Windows doesn't have
     timeout: float = 3600.0  # seconds, for each start
 
 
@@ -57,6 +57,16 @@ class Run:
         return any(row.get("saved") for row in self.rows)
 
 
+def name_of_link(link: str) -> str:
+    """Return the name under which an input becomes visible: for `data/tiny.csv`, that one.
+
+    Only an absolute path, or one that begins with `..`, is cut to its last part.
+    """
+    path, _, name = link.partition("=")
+    path = os.path.normpath(path)
+    return name or (Path(path).name if path.startswith((os.sep, "..")) else path)
+
+
 class Runner:
     """Starts a script again and again, under `folder`; `show(text)` shows the progress."""
 
@@ -77,8 +87,8 @@ class Runner:
         here.mkdir(parents=True)
         (self.work / "tmp").mkdir()
         for link in self.options.links:
-            path, _, name = link.partition("=")
-            target = Path(os.path.normpath(here / (name or Path(path).name)))
+            path = link.partition("=")[0]
+            target = Path(os.path.normpath(here / name_of_link(link)))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(os.path.abspath(path), target)
 
