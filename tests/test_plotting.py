@@ -1,6 +1,7 @@
 """The figures: what is drawn, the sentences, and the tables of the curves."""
 
 import datetime
+from dataclasses import replace
 
 import matplotlib as mpl
 
@@ -265,8 +266,18 @@ def test_curves_can_be_read_as_tables():
     figure, axes = plt.subplots()
     axes.plot(range(1000), label="long")
     (long,) = curves_as_tables(figure)
+    assert long["header"] == ["x", "long"]
     assert [row[0] for row in long["rows"]][::12] == ["0", "999"]
     assert len(long["rows"]) == 13
+
+
+def test_the_columns_of_a_table_have_names_where_axes_are_shared():
+    history = replace(HISTORY, batches_per_epoch=3)
+    continued = {title: (history, [1]) for title in ("left", "right")}
+    figure, _ = plot_continuations(history, continued)
+    headers = [table["header"] for table in curves_as_tables(figure)]
+    assert all(name and not name.startswith("_") for header in headers for name in header)
+    assert {header[0] for header in headers} == {"Epoch"}
 
 
 DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]

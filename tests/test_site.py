@@ -165,14 +165,18 @@ def test_slides_show_cells_that_are_there_and_at_most_twelve_lines_of_code(name)
 def test_a_slide_shows_the_part_that_is_asked_for():
     markdown = nbformat.v4.new_markdown_cell("## One\n\nFirst.\n\nSecond.\n\n## Two", id="text")
     code = nbformat.v4.new_code_cell("def f():\n    return 1", id="code")
-    code.outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    code.outputs = [nbformat.v4.new_output("stream", text="1\n  2\n  3\n")]
     notebook = nbformat.v4.new_notebook(cells=[markdown, code])
     heading, cells = cells_of_slide(notebook, ["text 2-3", "code 2", "code code", "code output"])
     assert heading == "Two"
     assert [cell.source for cell in cells[:3]] == ["First.\n\nSecond.", "return 1", code.source]
     assert [len(cell.get("outputs", [])) for cell in cells] == [0, 0, 0, 1]
+    _, (lines,) = cells_of_slide(notebook, ["code output 2-3"])
+    assert lines.outputs[0].text == "2\n3"
     with pytest.raises(KeyError):
         cells_of_slide(notebook, ["gone"])
+    with pytest.raises(ValueError, match="no part output 7"):
+        cells_of_slide(notebook, ["code output 7"])
     with pytest.raises(ValueError, match="no part 7"):
         cells_of_slide(notebook, ["code 7"])
 

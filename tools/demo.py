@@ -47,7 +47,7 @@ def main():
     os.environ.setdefault("OMP_WAIT_POLICY", REFERENCE["OMP_WAIT_POLICY"])
     make_demo()
     print("\ndemo/ is ready, with what notebook 1 saves. Begin with:")
-    print(f"    jupyter lab demo/{FIRST}")
+    print(f"    .venv/bin/jupyter lab demo/{FIRST}   (or jupyter, in an activated environment)")
 
 
 if __name__ == "__main__":

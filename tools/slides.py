@@ -5,6 +5,7 @@ A slide is a list of items. An item is the id of a cell, and may name a part of 
     "train"              all of the cell, code and outputs
     "train code"         its code without its outputs
     "train output"       its outputs without its code
+    "script output 2-9"  lines 2 to 9 of what it prints
     "model-class 4-12"   lines 4 to 12 of its code, without outputs
     "save-md 2-3"        the second and third paragraph of a Markdown cell (headings count)
 
@@ -30,13 +31,15 @@ SLIDES = {
         ["optimizer-state output"],
         ["optimizer-state-after-md 2"],
         ["train"],
-        ["train-after-md 2", "plot-loss output"],
+        ["train-after-md 2"],
+        ["plot-loss output"],
         ["examples output"],
         ["confusion output"],
         ["confusion-after-md 1"],
         ["save-md", "save"],
         ["one-file-md 2"],
-        ["one-file-answer-md 1-2"],
+        ["one-file-answer-md 1"],
+        ["one-file-answer-md 2"],
         ["one-file-answer-md 3", "plain-save"],
         ["plain-load"],
         ["plain-after-md"],
@@ -104,7 +107,8 @@ SLIDES = {
         ["weights-only-after-md 1-2"],
         ["weights-only-after-md 3"],
         ["tool-md 2-3"],
-        ["tool-md 4", "script output"],
+        ["tool-md 4", "script output 11-20"],
+        ["script output 22-34"],
         ["audit-md"],
         ["audit output"],
         ["audit-after-md 1-2"],
@@ -120,7 +124,7 @@ SLIDES = {
         ["lie-question-md", "lie output", "lie-found output"],
         ["lie-loss output", "lie-after-md 2-3"],
         ["others-md 3-4"],
-        ["others output"],
+        ["others-after-md 1-2"],
         ["statuses output"],
         ["ci-after-md 1-3"],
         ["recap 3"],
@@ -147,6 +151,12 @@ def cells_of_slide(notebook, items):
     return headings[-1], cells
 
 
+def lines(part):
+    """Return the slice that a part such as "4-12" or "output 4-12" names."""
+    first, last = re.fullmatch(r"(?:output )?(\d+)(?:-(\d+))?", part).groups()
+    return slice(int(first) - 1, int(last or first))
+
+
 def part_of(cell, part):
     """Return a copy of a cell with one part of it."""
     cell = copy.deepcopy(cell)
@@ -155,9 +165,14 @@ def part_of(cell, part):
             cell.outputs = []
         else:
             cell.metadata["transient"] = {"remove_source": True}
+    elif part.startswith("output "):
+        cell.metadata["transient"] = {"remove_source": True}
+        (output,) = cell.outputs
+        output.text = textwrap.dedent("\n".join(output.text.splitlines()[lines(part)]))
+        if not output.text.strip():
+            raise ValueError(f"The cell {cell.id!r} has no part {part}.")
     elif part:
-        first, last = re.fullmatch(r"(\d+)(?:-(\d+))?", part).groups()
-        chosen = slice(int(first) - 1, int(last or first))
+        chosen = lines(part)
         if cell.cell_type == "code":
             cell.source = textwrap.dedent("\n".join(cell.source.splitlines()[chosen]))
             cell.outputs = []

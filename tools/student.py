@@ -46,6 +46,9 @@ def main():
         else:
             shutil.copy(path, copy)
         print(f"work/{name}")
+    print("\nTo begin:")
+    print(f"    jupyter lab {next(WORK.glob('1-*.ipynb')).relative_to(WORK.parent).as_posix()}")
+    print("(in the environment of the course; on Linux and macOS: .venv/bin/jupyter)")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,10 @@ def test_no_slide_overflows_and_its_type_is_large(site, open_page, name):
                 overflow: inside.filter((i) => i.bottom > box.bottom || i.right > box.right).length,
                 scrolled: [...slide.querySelectorAll("pre")]
                     .filter((pre) => pre.scrollWidth > pre.clientWidth).length,
-                type: Math.min(...texts.map((t) => parseFloat(getComputedStyle(t).fontSize))),
+                type: Math.min(...texts.filter((t) => !t.closest(".report"))
+                    .map((t) => parseFloat(getComputedStyle(t).fontSize))),
+                table: Math.min(20, ...texts.filter((t) => t.closest(".report"))
+                    .map((t) => parseFloat(getComputedStyle(t).fontSize))),
                 pictures: Math.min(1000, ...[...slide.querySelectorAll("img")].map((i) => i.width)),
             };
         })"""
@@ -147,6 +150,7 @@ def test_no_slide_overflows_and_its_type_is_large(site, open_page, name):
         assert slide["height"] == LECTURE_HALL["height"], number
         assert (slide["overflow"], slide["scrolled"]) == (0, 0), number
         assert slide["type"] >= 20, number
+        assert slide["table"] >= 16, number  # an audit's table, in one piece
         assert slide["pictures"] >= 400, number
 
 
