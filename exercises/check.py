@@ -12,6 +12,7 @@ import io
 import numbers
 import os
 import pickle
+import re
 import tempfile
 import textwrap
 import traceback
@@ -100,6 +101,7 @@ def is_skeleton(error):
 def in_a_line(error):
     """Return the name of an error and the beginning of its message."""
     text = "".join(traceback.format_exception_only(error))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # bold type, in torch.load's messages
     return textwrap.shorten(text, 130, placeholder=" ...")
 
 

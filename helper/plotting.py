@@ -55,6 +55,7 @@ def curves_as_tables(figure: Figure, points: int = 13) -> list[dict]:
     """
     tables = {}
     for axes in figure.axes:
+        x_label, y_label = labels_of(axes)
         for line in axes.lines:
             x, y = map(np.asarray, line.get_data())
             marks_a_position = len(x) > 1 and x[0] == x[-1]
@@ -64,11 +65,22 @@ def curves_as_tables(figure: Figure, points: int = 13) -> list[dict]:
             key = (axes, *x)
             if key not in tables:
                 rows = [[as_text(value)] for value in x[sample]]
-                tables[key] = {"header": [axes.get_xlabel()], "rows": rows}
-            tables[key]["header"].append(line.get_label())
+                tables[key] = {"header": [x_label], "rows": rows}
+            label = line.get_label()
+            named = not label.startswith("_")  # Matplotlib's own names begin with an underscore
+            tables[key]["header"].append(label if named else y_label)
             for row, value in zip(tables[key]["rows"], y[sample], strict=True):
                 row.append(as_text(value))
     return list(tables.values())
+
+
+def labels_of(axes: Axes) -> tuple[str, str]:
+    """Return the labels of both axes; where axes are shared, only one of them may be labeled."""
+    sharing_x = [axes, *axes.get_shared_x_axes().get_siblings(axes)]
+    sharing_y = [axes, *axes.get_shared_y_axes().get_siblings(axes)]
+    x_labels = filter(None, (each.get_xlabel() for each in sharing_x))
+    y_labels = filter(None, (each.get_ylabel() for each in sharing_y))
+    return next(x_labels, "x"), next(y_labels, "y")
 
 
 def as_text(value) -> str:
