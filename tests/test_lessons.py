@@ -58,7 +58,9 @@ def test_a_student_gets_them_in_this_order_and_keeps_a_notebook_of_before(
     mine.parent.mkdir()
     mine.write_text("my answers")
     student.main()
-    assert capsys.readouterr().out.split() == [f"work/{name}" for name in NAMES]
+    copied, _, begin = capsys.readouterr().out.partition("To begin:")
+    assert copied.split() == [f"work/{name}" for name in NAMES]
+    assert f"jupyter lab work/{NAMES[0]}" in begin
     assert mine.read_text() == "my answers"
 
 
