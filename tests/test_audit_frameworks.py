@@ -153,7 +153,7 @@ def test_the_program_replaces_what_it_measures_and_keeps_the_rest(tmp_path, monk
     assert capsys.readouterr().out.count("\n") == 5
 
 
-@pytest.mark.slow
+@pytest.mark.kills  # as `make audit` does
 def test_the_program_audits_a_row(tmp_path):
     row = OF_COURSE[0]
     path = tmp_path / "audit.json"

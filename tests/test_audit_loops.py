@@ -259,7 +259,7 @@ shutil.copy("checkpoint.pt", f"{os.environ['XDG_CACHE_HOME']}/{uuid.uuid4()}.pt"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluation", "closure"])
+@pytest.mark.parametrize("name", [pytest.param("evaluation", marks=pytest.mark.kills), "closure"])
 def test_a_script_ends_in_the_same_bits(name, tmp_path, monkeypatch):
     """By `python script.py`, and in each run of an audit; one is audited by a copy of `audit`."""
     for folder in ("cache", "plain", "copied"):
