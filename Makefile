@@ -31,7 +31,7 @@ test: lint  ## runs all tests
 fast: lint  ## runs the quick tests, in a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not kills" tests
 
-kills: $(READY)  ## kills runs at a hundred more moments
+kills: $(READY)  ## kills runs at many more moments, 10 minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests
 
 lint: $(READY)  ## checks the code's style
