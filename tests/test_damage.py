@@ -34,6 +34,7 @@ def zero_a_range(data, moments):
     return data[:begin] + bytes(length) + data[begin + length :]
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_load_what_was_saved(run, new_run, path, tmp_path):
     """Flips in what nothing reads, such as a date in the archive, do no harm and may load."""
     original = path.read_bytes()
